@@ -1,0 +1,72 @@
+"""AblationLens: what would the output be if these parts were gone?
+
+Everything public is named here. Importing the package loads no host library and no plotting library: those come with
+the first call that needs them.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ablationlens.ablations import Ablation as Ablation
+from ablationlens.ablations import Counterfactual as Counterfactual
+from ablationlens.ablations import GaussianNoise as GaussianNoise
+from ablationlens.ablations import Mean as Mean
+from ablationlens.ablations import Resample as Resample
+from ablationlens.ablations import Scale as Scale
+from ablationlens.ablations import Zero as Zero
+from ablationlens.adapters.base import Adapter as Adapter
+from ablationlens.adapters.dispatch import adapt as adapt
+from ablationlens.attribution import coar as coar
+from ablationlens.attribution import leave_one_out as leave_one_out
+from ablationlens.data import Batch as Batch
+from ablationlens.data import batch as batch
+from ablationlens.errors import AblationLensError as AblationLensError
+from ablationlens.errors import AdapterError as AdapterError
+from ablationlens.errors import ConfigError as ConfigError
+from ablationlens.errors import InputError as InputError
+from ablationlens.errors import MissingExtraError as MissingExtraError
+from ablationlens.errors import OverlapError as OverlapError
+from ablationlens.errors import StoreError as StoreError
+from ablationlens.errors import UnknownNameError as UnknownNameError
+from ablationlens.evaluate import Scores as Scores
+from ablationlens.evaluate import evaluate as evaluate
+from ablationlens.masked_model import MaskedModel as MaskedModel
+from ablationlens.masks import AllMasks as AllMasks
+from ablationlens.masks import Balanced as Balanced
+from ablationlens.masks import Bernoulli as Bernoulli
+from ablationlens.masks import Design as Design
+from ablationlens.masks import LeaveOneOut as LeaveOneOut
+from ablationlens.masks import Subset as Subset
+from ablationlens.outputs import KL as KL
+from ablationlens.outputs import CrossEntropy as CrossEntropy
+from ablationlens.outputs import Logit as Logit
+from ablationlens.outputs import LogitDifference as LogitDifference
+from ablationlens.outputs import Margin as Margin
+from ablationlens.outputs import Output as Output
+from ablationlens.outputs import SquaredError as SquaredError
+from ablationlens.registry import Registry as Registry
+from ablationlens.results import Attribution as Attribution
+from ablationlens.sites import Component as Component
+from ablationlens.sites import Site as Site
+from ablationlens.sites import Tap as Tap
+
+if TYPE_CHECKING:
+    from ablationlens import plots as plots
+    from ablationlens import zoo as zoo
+    from ablationlens.report import report as report
+
+__version__ = "0.1.0"
+
+_LAZY = {"plots": "ablationlens.plots", "zoo": "ablationlens.zoo", "report": "ablationlens.report"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "report":
+        return importlib.import_module(_LAZY[name]).report
+    if name in _LAZY:
+        return importlib.import_module(_LAZY[name])
+    raise AttributeError(f"module 'ablationlens' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

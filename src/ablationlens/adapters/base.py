@@ -1,0 +1,205 @@
+"""Adapter: the only thing between the library and a host. It knows where taps live and how to run the model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ablationlens.data import Batch
+from ablationlens.edits import Edit
+from ablationlens.errors import InputError
+from ablationlens.kinds import rank_one_site, sites_of
+from ablationlens.layout import Layout
+from ablationlens.registry import Registry
+from ablationlens.sites import RankOne, Site, Tap
+from ablationlens.types import Side
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a tap is found in a host: which features of which activation, and when in a forward pass.
+
+    Attributes:
+        address: module path or hook name, as the host calls it.
+        module: what to hook.
+        hook: before the module runs (on its input) or after (on its output).
+        features: the tap's own features of the activation.
+        size: all features of the activation.
+        order: rank of the module in the forward pass.
+        feature_axis: axis of the features: -1, or 1 for a convolution.
+        axes: number of axes of the activation, the batch included.
+        fresh: whether nothing else reads the tensor, so that it may be edited in place.
+        holders: modules whose own hooks may have kept the tensor.
+    """
+
+    address: str
+    module: nn.Module
+    hook: Side
+    features: slice
+    size: int
+    order: int
+    feature_axis: int
+    axes: int
+    fresh: bool
+    holders: tuple[nn.Module, ...] = ()
+
+    @property
+    def key(self) -> tuple[int, Side]:
+        """Equal for taps that live in one activation."""
+        return (id(self.module), self.hook)
+
+    @property
+    def position_axis(self) -> int | None:
+        """Axis of positions, if the activation is [batch, position, feature]."""
+        return 1 if self.feature_axis == -1 and self.axes == 3 else None
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """An edit, where it writes, and (if it reads elsewhere) where it reads."""
+
+    edit: Edit
+    write: Place
+    read: Place | None = None
+
+
+class Adapter(ABC):
+    """One model, held by one host.
+
+    Attributes:
+        model: the user's model, never changed beyond a call.
+        layout: what can be cut, in logical names.
+        silent: addresses that exist but never fired in the dry forward.
+    """
+
+    model: nn.Module
+    layout: Layout
+    silent: tuple[str, ...]
+
+    # -- what can be ablated --------------------------------------------------------------------------------------
+
+    def registry(
+        self,
+        kinds: str | Sequence[str],
+        *,
+        layers: Sequence[int] | int | None = None,
+        modules: Sequence[str] | str | None = None,
+        size: int | None = None,
+        factors: Mapping[tuple[int, str], tuple[Tensor, Tensor]] | None = None,
+        svd: int | None = None,
+        allow_overlap: bool = False,
+    ) -> Registry:
+        """Components of one or several kinds, in the order layer, module, feature.
+
+        Args:
+            kinds: "head", "row", "column", "row_block", "matrix", "neuron", "filter", "rank_one", or several.
+            layers: layers to take; all by default.
+            modules: logical modules to take, such as ``["q", "mlp.in"]``; each kind has its own default.
+            size: rows of one block, for "row_block".
+            factors: for "rank_one": (layer, module) -> (V [in, C], U [C, out]).
+            svd: for "rank_one": number of singular parts of each module's weight, in place of `factors`.
+            allow_overlap: permit rows together with columns of the same weight.
+
+        Raises:
+            UnknownNameError: for a kind, layer or module that the model does not have.
+            InputError: if an option does not fit the kind.
+            OverlapError: if two kinds cut the same weight in ways that cannot be combined.
+        """
+        names = [kinds] if isinstance(kinds, str) else list(kinds)
+        chosen_layers = [layers] if isinstance(layers, int) else layers
+        if "rank_one" not in names and (factors is not None or svd is not None):
+            raise InputError(f"factors= and svd= belong to kind 'rank_one', not to {', '.join(names)}")
+        if "row_block" not in names and size is not None:
+            raise InputError(f"size= belongs to kind 'row_block', not to {', '.join(names)}")
+        sites: list[Site] = []
+        for name in names:
+            if name == "rank_one":
+                sites += self._rank_one_sites(chosen_layers, modules, factors, svd)
+            else:
+                sites += sites_of(self.layout, name, layers=chosen_layers, modules=modules, size=size)
+        return Registry([(site, None) for site in sites], allow_overlap=allow_overlap)
+
+    def _rank_one_sites(
+        self,
+        layers: Sequence[int] | None,
+        modules: Sequence[str] | str | None,
+        factors: Mapping[tuple[int, str], tuple[Tensor, Tensor]] | None,
+        svd: int | None,
+    ) -> Iterable[Site]:
+        if (factors is None) == (svd is None):
+            raise InputError(
+                "kind 'rank_one' needs either the factors of each module, factors={(0, 'mlp.in'): (V, U)}, "
+                "or the number of singular parts of each weight, svd=8"
+            )
+        if factors is not None:
+            for (layer, name), (V, U) in factors.items():
+                full = (self.layout.select_names(name) or (name,))[0]
+                yield rank_one_site(self.layout.module(layer, full), RankOne(V, U))
+            return
+        assert svd is not None
+        names, chosen = self.layout.select_names(modules), self.layout.select_layers(layers)
+        for module in self.layout.modules:
+            wanted = (not module.parts and module.operation == "linear") if names is None else module.name in names
+            if module.layer in chosen and wanted:
+                yield rank_one_site(module, singular_parts(self.weight(module.layer, module.name), svd))
+
+    # -- the host -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def place(self, tap: Tap) -> Place:
+        """Where a tap lives in this host.
+
+        Raises:
+            AdapterError: if it never fires in a forward pass, or fires more than once.
+        """
+
+    @abstractmethod
+    def has(self, tap: Tap) -> bool:
+        """Whether this host has the tap as an activation of its own that fires."""
+
+    @abstractmethod
+    def weight(self, layer: int, module: str) -> Tensor:
+        """The out x in matrix of a module, as a view where the host stores it as such."""
+
+    @abstractmethod
+    def bias(self, layer: int, module: str) -> Tensor | None:
+        """The bias of a module, or None."""
+
+    @abstractmethod
+    def run(self, batch: Batch, edits: Sequence[Placed] = ()) -> Tensor:
+        """Logits of the model under the edits, in eval mode; nothing of the call outlives it."""
+
+    @abstractmethod
+    def read(self, batch: Batch, taps: Sequence[Tap]) -> dict[Tap, Tensor]:
+        """Activations at taps: [batch, position, feature], or [batch, channel, ...] for a convolution."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Host, class, dtype, device and fingerprint of the model: JSON-able, compared when a run resumes."""
+
+    @property
+    def device(self) -> torch.device:
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def singular_parts(weight: Tensor, count: int) -> RankOne:
+    """The `count` largest singular parts of an out x in matrix, as factors V [in, C] and U [C, out].
+
+    Raises:
+        InputError: if the matrix has fewer.
+    """
+    if not 1 <= count <= min(weight.shape):
+        raise InputError(f"svd={count}: a {weight.shape[0]} x {weight.shape[1]} matrix has 1 to {min(weight.shape)} parts")
+    left, values, right = torch.linalg.svd(weight.double(), full_matrices=False)
+    V = right[:count].T * values[:count].sqrt()
+    U = (left[:, :count] * values[:count].sqrt()).T
+    return RankOne(V.to(weight.dtype).contiguous(), U.to(weight.dtype).contiguous())

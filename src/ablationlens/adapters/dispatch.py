@@ -1,0 +1,45 @@
+"""`adapt`: choose the adapter by the type of the model, without importing a host library to find out."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from torch import nn
+
+from ablationlens.adapters.base import Adapter
+from ablationlens.adapters.torch_module import TorchAdapter, refuse_compiled
+from ablationlens.errors import InputError
+
+
+def adapt(model: Any, example: Any = None, *, allow_folded: bool = False, allow_repeated: bool = False) -> Adapter:
+    """Adapt a model: one dry forward finds what can be cut, and leaves nothing behind.
+
+    Args:
+        model: a TransformerBridge, a Hugging Face model, or any other `nn.Module`.
+        example: an input for the dry forward (tensor, mapping or Batch); token models need none.
+        allow_folded: permit a bridge with processed weights (see DESIGN: rows and heads mean something else there).
+        allow_repeated: permit modules that one forward pass calls more than once; all their calls are ablated.
+
+    Raises:
+        AdapterError: if the model is compiled, or nothing in it can be cut.
+        InputError: if the model is not a module, or needs an example.
+    """
+    if isinstance(model, Adapter):
+        return model
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"expected a TransformerBridge, a Hugging Face model or an nn.Module; got {type(model).__name__}. "
+            "Load a model first, for example al.adapt(al.zoo.load('domains').model)"
+        )
+    refuse_compiled(model)
+    if _is_bridge(model):
+        from ablationlens.adapters.transformer_lens import TransformerLensAdapter  # noqa: PLC0415 (host on demand)
+
+        return TransformerLensAdapter(model, example, allow_folded=allow_folded, allow_repeated=allow_repeated)
+    return TorchAdapter(model, example, allow_repeated=allow_repeated)
+
+
+def _is_bridge(model: nn.Module) -> bool:
+    host = sys.modules.get("transformer_lens.model_bridge")
+    return host is not None and isinstance(model, host.TransformerBridge)

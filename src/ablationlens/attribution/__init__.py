@@ -1,0 +1,4 @@
+"""Methods: from outputs under masks to one weight per component."""
+
+from ablationlens.attribution.coar import coar as coar
+from ablationlens.attribution.leave_one_out import leave_one_out as leave_one_out

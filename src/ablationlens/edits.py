@@ -1,0 +1,88 @@
+"""The one equation, as plain data and pure tensor functions.
+
+Every ablation of every kind is
+
+    write += decode((1 - mask) * (replacement - encode(read)))
+
+For coordinates (rows, columns, heads, neurons, filters) that is one fused, differentiable call, a `Lerp`. For parts
+that are read in one place and written in another (rank-one parts, columns of a projection of a fused matrix) it is a
+`LowRank`. Both hold ``off = 1 - mask``, are exact at both ends for finite values in every dtype, and hold nothing but
+tensors and slices, so that a body which runs elsewhere can carry them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Lerp:
+    """Replace features of one activation: ``out + off * (stand_in - out)``.
+
+    Attributes:
+        off: 1 - gate of each feature, broadcastable to the activation.
+        stand_in: what an ablated feature holds instead, broadcastable to the activation.
+    """
+
+    off: Tensor
+    stand_in: Tensor
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Take parts ``((x - x') @ V_c) U_c`` out of what a module writes, and what the parts leave over.
+
+    With out' the output that x' would give, this is
+
+        lerp(out, out', off_remainder) + ((off_remainder - off) * ((x - x') @ V)) @ U
+
+    which never forms the remainder ``W - (V @ U).T`` and is bit-equal to ``out`` where everything is kept.
+
+    Attributes:
+        V: [in, C], or None for the identity (columns of a projection).
+        U: [C, out].
+        off: 1 - gate of each part, broadcastable to [batch, position, C].
+        off_remainder: 1 - gate of the remainder, broadcastable to [batch, position, 1]; None if it is always kept.
+        read_stand_in: x', broadcastable to x.
+        write_stand_in: out', broadcastable to out; only read where there is an off_remainder.
+        features: which features of the written activation the module owns.
+    """
+
+    V: Tensor | None
+    U: Tensor
+    off: Tensor
+    off_remainder: Tensor | None
+    read_stand_in: Tensor
+    write_stand_in: Tensor | None
+    features: slice
+
+
+Edit: TypeAlias = Lerp | LowRank
+
+
+def lerp(out: Tensor, edit: Lerp, *, in_place: bool = False) -> Tensor:
+    """Apply a `Lerp`; `in_place` only where `out` is fresh and no graph is built."""
+    off = edit.off.to(out)
+    stand_in = edit.stand_in.to(out)
+    return out.lerp_(stand_in, off) if in_place else torch.lerp(out, stand_in, off)
+
+
+def low_rank(out: Tensor, read: Tensor, edit: LowRank) -> Tensor:
+    """Apply a `LowRank` to the module's own features of `out`, given the activation `read` that it reads."""
+    own = out[..., edit.features]
+    codes = read - edit.read_stand_in.to(read)
+    if edit.V is not None:
+        codes = codes @ edit.V.to(codes)
+    kept = -edit.off.to(codes)
+    if edit.off_remainder is not None and edit.write_stand_in is not None:
+        off_remainder = edit.off_remainder.to(own)
+        kept = kept + off_remainder
+        own = torch.lerp(own, edit.write_stand_in.to(own), off_remainder)
+    own = own + (kept * codes) @ edit.U.to(codes)
+    if edit.features == slice(0, out.shape[-1]):
+        return own
+    return torch.cat([out[..., : edit.features.start], own, out[..., edit.features.stop :]], dim=-1)

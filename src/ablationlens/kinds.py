@@ -1,0 +1,161 @@
+"""The kinds of component: one small function each, from a model's layout to sites.
+
+| kind | reads | cuts |
+|---|---|---|
+| ``head`` | the attention output before ``attn.o`` (z) | query heads |
+| ``row`` | a module's output | one output feature of the out x in matrix |
+| ``row_block`` | a module's output | `size` consecutive output features |
+| ``matrix`` | a module's output | the whole matrix |
+| ``column`` | a module's input | one input feature |
+| ``neuron`` | the input of ``mlp.out`` | one hidden feature of the MLP |
+| ``filter`` | a convolution's output | one output channel |
+| ``rank_one`` | a module's input, written at its output | factors V, U and their remainder |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ablationlens.errors import InputError, UnknownNameError
+from ablationlens.layout import Layout, Module
+from ablationlens.sites import Coordinates, Cut, Projected, RankOne, Site, Tap
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a kind is asked for: layers and modules already checked against the layout; None means the default."""
+
+    layout: Layout
+    layers: tuple[int, ...]
+    modules: tuple[str, ...] | None
+    size: int | None = None
+
+    def chosen(self, default: Callable[[Module], bool]) -> list[Module]:
+        """Modules in canonical order: those named, or those that the kind takes by default."""
+        return [
+            module
+            for module in self.layout.modules
+            if module.layer in self.layers
+            and (default(module) if self.modules is None else module.name in self.modules)
+        ]
+
+
+def _by_rows(kind: str, module: Module, block: int) -> Site:
+    if module.parts:
+        raise InputError(
+            f"'{module.name}' is a fused matrix: name its rows by projection, modules={list(module.parts)}"
+        )
+    out = Tap(module.layer, module.name, "out")
+    cut = Cut((module.name,), "whole" if kind == "matrix" else "row")
+    return Site(kind, module.layer, module.name, out, out, Coordinates(module.rows, block), cut)
+
+
+def _rows(request: Request) -> Iterable[Site]:
+    for module in request.chosen(lambda m: not m.parts and m.operation == "linear"):
+        yield _by_rows("row", module, 1)
+
+
+def _row_blocks(request: Request) -> Iterable[Site]:
+    if request.size is None or request.size < 1:
+        raise InputError(
+            f'kind "row_block" needs the number of rows in a block: registry("row_block", size=8); got size={request.size}'
+        )
+    for module in request.chosen(lambda m: not m.parts and m.operation == "linear"):
+        yield _by_rows("row_block", module, request.size)
+
+
+def _matrices(request: Request) -> Iterable[Site]:
+    for module in request.chosen(lambda m: not m.parts):
+        yield _by_rows("matrix", module, module.rows)
+
+
+def _filters(request: Request) -> Iterable[Site]:
+    for module in request.chosen(lambda m: m.operation == "convolution"):
+        if module.operation != "convolution":
+            raise InputError(f"'{module.name}' is not a convolution: use kind 'row' for its output features")
+        yield _by_rows("filter", module, 1)
+
+
+def _columns(request: Request) -> Iterable[Site]:
+    for module in request.chosen(lambda m: m.part_of is None and m.operation == "linear"):
+        cut = Cut(module.parts or (module.name,), "column")
+        if module.part_of is not None:
+            read, write = Tap(module.layer, module.part_of, "in"), Tap(module.layer, module.name, "out")
+            yield Site("column", module.layer, module.name, read, write, Projected(module.columns), cut)
+        else:
+            tap = Tap(module.layer, module.name, "in")
+            yield Site("column", module.layer, module.name, tap, tap, Coordinates(module.columns), cut)
+
+
+def _heads(request: Request) -> Iterable[Site]:
+    for heads in request.layout.heads:
+        if heads.layer in request.layers and (request.modules is None or "attn.o" in request.modules):
+            tap = Tap(heads.layer, "attn.o", "in")
+            basis = Coordinates(heads.queries * heads.size, heads.size)
+            yield Site("head", heads.layer, "attn", tap, tap, basis, Cut(("attn.o",), "column"))
+
+
+def _neurons(request: Request) -> Iterable[Site]:
+    for module in request.chosen(lambda m: m.name == "mlp.out"):
+        if module.name == "mlp.out":
+            tap = Tap(module.layer, "mlp.out", "in")
+            yield Site(
+                "neuron", module.layer, "mlp", tap, tap, Coordinates(module.columns), Cut(("mlp.out",), "column")
+            )
+
+
+KINDS: dict[str, Callable[[Request], Iterable[Site]]] = {
+    "head": _heads,
+    "row": _rows,
+    "column": _columns,
+    "row_block": _row_blocks,
+    "matrix": _matrices,
+    "neuron": _neurons,
+    "filter": _filters,
+}
+"""Kinds that a layout alone decides; ``rank_one`` also needs factors: see `rank_one_site`."""
+
+
+def sites_of(
+    layout: Layout,
+    kind: str,
+    *,
+    layers: Sequence[int] | None = None,
+    modules: Sequence[str] | str | None = None,
+    size: int | None = None,
+) -> list[Site]:
+    """Sites of one kind, in canonical order.
+
+    Raises:
+        UnknownNameError: for an unknown kind, layer or module.
+        InputError: if the model has no such component, or the request does not fit the kind.
+    """
+    if kind not in KINDS:
+        raise UnknownNameError(f"no kind '{kind}': the kinds are {', '.join([*KINDS, 'rank_one'])}")
+    chosen = layout.select_names(modules)
+    request = Request(layout, layout.select_layers(layers), chosen, size)
+    sites = list(KINDS[kind](request))
+    if not sites:
+        asked = "" if chosen is None else f" in {', '.join(chosen)}"
+        raise InputError(f"no component of kind '{kind}'{asked}: this model's modules are {', '.join(layout.names[:12])}")
+    return sites
+
+
+def rank_one_site(module: Module, factors: RankOne) -> Site:
+    """The site of a module's rank-one parts.
+
+    Raises:
+        InputError: if the factors do not have the module's shape, or the module is a convolution or fused.
+    """
+    if module.operation != "linear" or module.parts:
+        raise InputError(f"rank-one parts need a linear module that is not fused; '{module.name}' is not one")
+    expected = (module.columns, module.rows)
+    if (factors.V.shape[0], factors.U.shape[1]) != expected:
+        raise InputError(
+            f"factors of L{module.layer}.{module.name} need V [{expected[0]}, C] and U [C, {expected[1]}]; "
+            f"got V {list(factors.V.shape)} and U {list(factors.U.shape)}"
+        )
+    read = Tap(module.layer, module.part_of or module.name, "in")
+    write = Tap(module.layer, module.name, "out")
+    return Site("rank_one", module.layer, module.name, read, write, factors, Cut((module.name,), "whole"))

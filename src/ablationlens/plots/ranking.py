@@ -1,0 +1,66 @@
+"""The strongest components, by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+
+from ablationlens.errors import InputError
+from ablationlens.plots.labels import counted, escaped, output_name, shortened
+from ablationlens.plots.theme import LIGHT, NEGATIVE, POSITIVE, Theme
+from ablationlens.results import Attribution
+
+
+def ranking(attribution: Attribution, top: int = 30, *, theme: Theme = LIGHT) -> go.Figure:
+    """Bars of the strongest components: mean weight over examples, and its standard deviation between them.
+
+    Args:
+        attribution: weights of components.
+        top: how many components to draw, strongest first.
+        theme: colours; `LIGHT` or `DARK`.
+
+    Raises:
+        InputError: if `top` is less than 1.
+    """
+    if top < 1:
+        raise InputError(f"top={top}: the number of components to draw is at least 1, for example ranking(a, top=30)")
+    table = attribution.table()
+    total, examples = len(table), attribution.weights.sizes["example"]
+    table = table.head(top)
+    weights = table["weight"].to_numpy()
+    # Numbers, not names, are the positions: two names may be equal once they are shortened.
+    positions = np.arange(len(table))
+    names = [str(name) for name in table["component"]]
+    unit = escaped(output_name(attribution.provenance))
+    figure = go.Figure(
+        go.Bar(
+            x=weights,
+            y=positions,
+            orientation="h",
+            marker={"color": [POSITIVE if weight >= 0 else NEGATIVE for weight in weights]},
+            error_x={"type": "data", "array": table["spread"].to_numpy(), "visible": examples > 1},
+            customdata=np.column_stack([[escaped(name) for name in names], table["spread"].map("{:.3g}".format)]),
+            hovertemplate="<b>%{customdata[0]}</b><br>weight %{x:+.4g}<br>spread %{customdata[1]}<extra></extra>",
+        )
+    )
+    spread = f"Mean of {counted(examples, 'example')}; whiskers: standard deviation between examples."
+    subtitle = spread if examples > 1 else "One example."
+    figure.update_layout(
+        template=theme.template,
+        title={
+            "text": f"{len(table):,} strongest of {counted(total, 'component')} ({escaped(attribution.method)})",
+            "subtitle": {"text": f"{subtitle} Right of 0: keeping the component raises the {unit}."},
+        },
+        xaxis={"title": {"text": f"weight: effect of keeping it ({unit})"}},
+        yaxis={
+            "tickvals": positions,
+            "ticktext": [escaped(shortened(name)) for name in names],
+            "range": [len(table) - 0.4, -0.6],
+            "showgrid": False,
+            "zeroline": False,
+        },
+        height=130 + 19 * max(len(table), 4),
+        bargap=0.3,
+        showlegend=False,
+    )
+    return figure

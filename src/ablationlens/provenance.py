@@ -1,0 +1,21 @@
+"""Which versions of which packages produced a result."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib import metadata
+
+PACKAGES = ("ablationlens", "torch", "transformer-lens", "transformers", "numpy", "scipy")
+"""Packages whose version can change a result."""
+
+
+def packages() -> dict[str, str]:
+    """Versions of the packages that are installed, and of Python."""
+    versions = {"python": ".".join(map(str, sys.version_info[:3])), "machine": platform.machine()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

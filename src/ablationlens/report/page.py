@@ -1,0 +1,216 @@
+"""Put the page together: figures, tables and sentences of each section into one HTML text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from ablationlens.data import Batch
+from ablationlens.evaluate import Scores
+from ablationlens.masked_model import MaskedModel
+from ablationlens.plots import correlation, heads, layers, predicted_vs_true, ranking
+from ablationlens.plots.labels import percent
+from ablationlens.plots.theme import DARK, LIGHT, Theme
+from ablationlens.report import answer as words
+from ablationlens.report.facts import shown_alpha
+from ablationlens.report.sections import Section, components, sections
+from ablationlens.report.tables import Entry, component_columns, examples, provenance_entries
+from ablationlens.report.trust import GENERAL, MARKED, Finding, trust
+from ablationlens.results import Attribution
+
+POINTS = 1500
+"""Points of a scatter on the page: enough to see its shape, few enough to stay quick on a phone."""
+
+TOP = 25
+"""Components in a ranking on the page."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the page.
+
+    Attributes:
+        id: of the element that it is drawn in.
+        title: what is seen, as the figure says it.
+        note: how to read it.
+        height: in pixels, known before it is drawn so that the page does not jump.
+        drawing: data and layout for plotly.
+    """
+
+    id: str
+    title: str
+    note: str
+    height: int
+    drawing: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class View:
+    """One section as the template needs it."""
+
+    id: str
+    title: str
+    components: str
+    answer: list[Markup]
+    rankings: list[Figure]
+    places: list[Figure]
+    correlations: list[Figure]
+    scatters: list[Figure]
+    scores: list[list[str]]
+    columns: list[dict[str, Any]]
+    trust: dict[str, list[Finding]]
+    methods: list[str]
+    provenance: list[Entry]
+    tested: list[Entry]
+
+
+def page(
+    model: MaskedModel | Sequence[MaskedModel],
+    data: Batch,
+    *,
+    attributions: Mapping[str, Attribution] | Mapping[str, Mapping[str, Attribution]],
+    scores: Scores | Mapping[str, Scores] | None = None,
+    title: str | None = None,
+) -> str:
+    """The HTML text that `report` writes; arguments as there.
+
+    Raises:
+        InputError: if models, data, attributions and scores do not belong together.
+    """
+    found = sections(model, data, attributions, scores)
+    views = [_view(section, f"s{place}") for place, section in enumerate(found)]
+    figures = [f for v in views for f in (*v.rankings, *v.places, *v.correlations, *v.scatters)]
+    content = {
+        "figures": [{"id": figure.id, **figure.drawing} for figure in figures],
+        "tables": {view.id: view.columns for view in views},
+        "templates": {theme.name: _template(theme) for theme in (LIGHT, DARK)},
+    }
+    environment = Environment(
+        loader=PackageLoader("ablationlens.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.jinja").render(
+        title=title or words.heading(found),
+        question=words.question(found, data),
+        views=views,
+        examples=examples(data),
+        model=_model_entries(found),
+        general=GENERAL,
+        marked=MARKED,
+        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        content=_script_json(content),
+        plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
+    )
+
+
+def _view(section: Section, id: str) -> View:
+    attributions = section.attributions
+    places: list[go.Figure] = []
+    for attribution in (_named(method, attribution) for method, attribution in attributions.items()):
+        kinds = set(attribution.weights["kind"].to_numpy().tolist())
+        if kinds != {"head"}:
+            places.append(layers(attribution))
+        if "head" in kinds:
+            places.append(heads(attribution))
+    rankings = [ranking(_named(method, attribution), TOP) for method, attribution in attributions.items()]
+    correlations: list[go.Figure] = []
+    scatters: list[go.Figure] = []
+    rows: list[list[str]] = []
+    if section.scores is not None:
+        correlations = [correlation(section.scores)]
+        alpha = shown_alpha(section)
+        scatters = [
+            predicted_vs_true(section.scores, method, alpha, points=POINTS)
+            for method in dict.fromkeys(method for method, tested in section.scores.predicted if tested == alpha)
+        ]
+        rows = _score_rows(section.scores)
+    return View(
+        id=id,
+        title=section.title,
+        components=components(section.registry),
+        answer=words.answer(section),
+        rankings=[_figure(figure, f"{id}-ranking-{i}") for i, figure in enumerate(rankings)],
+        places=[_figure(figure, f"{id}-place-{i}") for i, figure in enumerate(places)],
+        correlations=[_figure(figure, f"{id}-correlation-{i}") for i, figure in enumerate(correlations)],
+        scatters=[_figure(figure, f"{id}-scatter-{i}") for i, figure in enumerate(scatters)],
+        scores=rows,
+        columns=component_columns(section),
+        trust={method: trust(section, method) for method in attributions},
+        methods=list(attributions),
+        provenance=provenance_entries([attribution.provenance for attribution in attributions.values()]),
+        tested=[] if section.scores is None else provenance_entries([section.scores.provenance]),
+    )
+
+
+def _named(method: str, attribution: Attribution) -> Attribution:
+    """The attribution under the name that the report's caller gave it: two runs of one method stay apart."""
+    return replace(attribution, method=method)
+
+
+def _figure(figure: go.Figure, id: str) -> Figure:
+    """Take the titles out of a figure: as text of the page they wrap on a phone, and can be read aloud."""
+    drawing: dict[str, Any] = json.loads(figure.to_json() or "{}")
+    layout = drawing["layout"]
+    title = layout.pop("title")
+    layout.pop("template")
+    layout["margin"] = {"l": 8, "r": 8, "t": 8, "b": 8}
+    height = int(layout.pop("height")) - 60
+    return Figure(
+        id,
+        title=str(Markup(title["text"]).unescape()),
+        note=str(Markup(title["subtitle"]["text"]).unescape()),
+        height=height,
+        drawing={"data": drawing["data"], "layout": layout},
+    )
+
+
+def _template(theme: Theme) -> dict[str, Any]:
+    """The theme's template on a transparent ground: the page's own shows through."""
+    template: dict[str, Any] = theme.template.to_plotly_json()
+    template["layout"] |= {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
+    return json.loads(json.dumps(template, default=lambda value: value.to_plotly_json()))
+
+
+def _score_rows(scores: Scores) -> list[list[str]]:
+    rows: list[list[str]] = []
+    for row in scores.table().to_dict("records"):
+        numbers = [f"{float(row[name]):.3f}".replace("-", "−") for name in ("pearson", "low", "high")]
+        others = [f"{float(row[name]):.3f}".replace("-", "−") for name in ("spearman", "r2", "slope")]
+        interval = f"{numbers[1]} to {numbers[2]}"
+        rows.append([str(row["method"]), percent(float(row["alpha"])), numbers[0], interval, *others])
+        rows[-1].append(f"{int(row['undefined']):,}")
+    return rows
+
+
+def _model_entries(found: Sequence[Section]) -> list[Entry]:
+    """Each section's model, its components, what stands in for them and what is measured, side by side."""
+    return provenance_entries(
+        [
+            {
+                "model": section.model.adapter.describe(),
+                "components": components(section.registry),
+                "ablation": section.model.ablation.describe(),
+                "output": section.model.output.describe(),
+            }
+            for section in found
+        ]
+    )
+
+
+def _script_json(content: Any) -> Markup:
+    """JSON that may stand inside a script element: nothing in it can end the element or start a comment."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)

@@ -1,0 +1,180 @@
+"""How far to trust an attribution: findings in plain words, generated from the numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from ablationlens.plots.labels import counted, percent
+from ablationlens.report.facts import Tested, fitted_alpha, found, tested
+from ablationlens.report.sections import Section
+from ablationlens.results import Attribution
+
+Level: TypeAlias = Literal["good", "note", "caution"]
+"""Nothing to worry about; worth knowing; a reason for care."""
+
+MARKED: dict[Level, str] = {"good": "fine", "note": "note", "caution": "care"}
+"""The word that stands beside the colour."""
+
+GENERAL = (
+    "A correlation says how well a sum of weights predicts what the model does when a random set of parts is gone. "
+    "Its square is the share of the variation between ablations that the sum accounts for; the rest is parts acting "
+    "together, or noise of the fit. A low one does not say that the parts are unimportant: it says that their effects "
+    "do not add up, or that more draws are needed, and that single weights should not be read closely. All of it holds "
+    "for these examples, this ablation and this ablated fraction, and may be otherwise elsewhere."
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence or two on one attribution."""
+
+    level: Level
+    text: str
+
+
+def trust(section: Section, method: str) -> list[Finding]:
+    """Findings on one attribution of a section, reasons for care first."""
+    attribution = section.attributions[method]
+    findings = [
+        *_correlation(section, method, attribution),
+        *_held_out(section),
+        *_fit(attribution),
+        *_completeness(attribution),
+        *_examples(attribution),
+    ]
+    order: list[Level] = ["caution", "note", "good"]
+    return sorted(findings, key=lambda finding: order.index(finding.level))
+
+
+def _correlation(section: Section, method: str, attribution: Attribution) -> Iterator[Finding]:
+    results = tested(section.scores, method)
+    if not results:
+        yield Finding("caution", "It was not tested on held-out ablations: nothing here says that it predicts them.")
+        return
+    alpha = fitted_alpha(attribution)
+    here = [each for each in results if alpha is not None and math.isclose(each.alpha, alpha)]
+    elsewhere = [each for each in results if each not in here]
+    for each in here:
+        yield Finding(_level(each), f"Held-out correlation {each}, the fraction that it was fitted on: {_verdict(each)}")
+    if alpha is None:
+        best = max(elsewhere, key=lambda each: each.pearson if math.isfinite(each.pearson) else -math.inf)
+        yield Finding(
+            _level(best),
+            "It was not fitted on random ablations, so no ablated fraction is its own. Held-out correlation "
+            f"{_series(elsewhere)}. At its best: {_verdict(best)}",
+        )
+    elif elsewhere and here:
+        drop = here[0].pearson - min(each.pearson for each in elsewhere)
+        text = f"At fractions that it was not fitted on: {_series(elsewhere)}."
+        far = drop > 0.1
+        yield Finding("note" if far else "good", text + (" It does not carry over everywhere." if far else ""))
+    elif elsewhere:
+        yield Finding(
+            "caution",
+            f"It was fitted on {percent(alpha)} ablated and tested only elsewhere: correlation {_series(elsewhere)}.",
+        )
+    undefined = max(each.undefined for each in results)
+    if undefined:
+        yield Finding(
+            "caution",
+            f"{undefined:,} of {counted(results[0].examples, 'example')} had no correlation, because the true or the "
+            "predicted output did not vary between ablations; the mean leaves them out.",
+        )
+
+
+def _held_out(section: Section) -> Iterator[Finding]:
+    if section.scores is None:
+        return
+    if section.scores.overlap:
+        yield Finding(
+            "caution",
+            f"{section.scores.overlap:,} of {section.scores.draws:,} test masks were also drawn for fitting, so the "
+            "correlation is a little too high.",
+        )
+    else:
+        yield Finding("good", f"None of the {section.scores.draws:,} test masks of a fraction was used for fitting.")
+
+
+def _fit(attribution: Attribution) -> Iterator[Finding]:
+    provenance, size = attribution.provenance, attribution.weights.sizes["component"]
+    bad = int(found(provenance, "quarantined") or 0)
+    if bad:
+        yield Finding("caution", f"{counted(bad, 'output')} were not finite and were left out of the fit.")
+    unidentified = 0 if attribution.unidentified is None else int(attribution.unidentified.sum())
+    if unidentified:
+        yield Finding(
+            "caution",
+            f"{unidentified:,} of {size:,} components cannot be told apart by the draws that were made; their weights "
+            "say nothing by themselves. More draws would identify them.",
+        )
+    draws, rank, condition = (found(provenance, key) for key in ("draws", "rank", "condition"))
+    if rank is not None and rank < size and not unidentified:
+        yield Finding("note", f"The masks have rank {rank:,} for {size:,} components.")
+    if fitted_alpha(attribution) is not None and draws is not None:
+        few = draws < 2 * size
+        text = f"{draws:,} draws for {size:,} components ({draws / size:.1f} for each)"
+        text += "" if condition is None else f"; estimated condition number {float(condition):.3g}"
+        yield Finding("note" if few else "good", text + (". More draws would sharpen the weights." if few else "."))
+
+
+def _completeness(attribution: Attribution) -> Iterator[Finding]:
+    gap = found(attribution.provenance, "completeness_gap")
+    if gap is None:
+        return
+    worst = float(np.max(np.abs(np.asarray(gap, dtype=float))))
+    scale = float(np.mean(np.abs(attribution.bias.to_numpy() + attribution.weights.sum("component").to_numpy())))
+    large = worst > 0.1 * max(scale, 1e-12)
+    yield Finding(
+        "note" if large else "good",
+        f"With every part kept, bias plus weights miss the model's own output by up to {worst:.3g}"
+        + (": a sum fitted far from the whole model need not pass through it." if large else "."),
+    )
+
+
+def _examples(attribution: Attribution) -> Iterator[Finding]:
+    """Whether a mean over examples stands for the examples."""
+    weights = attribution.weights.transpose("example", "component").to_numpy()
+    if len(weights) < 2:
+        yield Finding("note", "There is only one example: nothing says that others look alike.")
+        return
+    mean = weights.mean(axis=0)
+    strongest = np.argsort(-np.abs(mean), kind="stable")[:10]
+    mixed = [column for column in strongest if np.mean(np.sign(weights[:, column]) == np.sign(mean[column])) < 0.75]
+    kept = len(strongest) - len(mixed)
+    level: Level = "good" if not mixed else "note" if kept >= len(strongest) / 2 else "caution"
+    yield Finding(
+        level,
+        f"Of the {len(strongest)} strongest components, {kept} have the same sign in at least three quarters of the "
+        f"{len(weights):,} examples.",
+    )
+
+
+def _level(each: Tested) -> Level:
+    if not math.isfinite(each.pearson) or each.pearson < 0.4 or each.low <= 0:
+        return "caution"
+    return "good" if each.pearson >= 0.7 else "note"
+
+
+def _verdict(each: Tested) -> str:
+    r = each.pearson
+    if not math.isfinite(r):
+        return "it is undefined for every example."
+    if each.low <= 0:
+        return "the interval holds 0, so it cannot be told from no prediction at all."
+    share = f"a sum of weights accounts for about {percent(round(r * r, 2))} of the variation between ablations"
+    if r >= 0.9:
+        return f"{share}; it may be read as a close description."
+    if r >= 0.7:
+        return f"{share}; strong components can be read one by one, weak ones in groups."
+    if r >= 0.4:
+        return f"{share}; read groups of components rather than single ones."
+    return f"{share}; do not read single weights."
+
+
+def _series(results: list[Tested]) -> str:
+    return ", ".join(str(each) for each in results)

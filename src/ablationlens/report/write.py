@@ -1,0 +1,80 @@
+"""The public door: write the report to a file.
+
+Nothing heavy is imported until it is called: `import ablationlens` loads this file and must not load plotly.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ablationlens.data import Batch
+from ablationlens.errors import InputError
+from ablationlens.evaluate import Scores
+from ablationlens.masked_model import MaskedModel
+from ablationlens.results import Attribution
+
+
+def report(
+    path: str | os.PathLike[str],
+    model: MaskedModel | Sequence[MaskedModel],
+    data: Batch,
+    *,
+    attributions: Mapping[str, Attribution] | Mapping[str, Mapping[str, Attribution]],
+    scores: Scores | Mapping[str, Scores] | None = None,
+    title: str | None = None,
+) -> Path:
+    """Write one HTML page that works offline: plotly, styles and data are all inside it (about 5 MB).
+
+    A page has a section for each registry, for example one for rows and one for heads. For one registry::
+
+        al.report("python.html", model, data, attributions={"COAR": coar, "leave-one-out": loo}, scores=scores)
+
+    For several, group attributions (and scores) by the title of their section::
+
+        al.report(
+            "python.html", [rows, heads], data,
+            attributions={"Rows": {"COAR": a, "leave-one-out": b}, "Heads": {"COAR": c}},
+            scores={"Rows": row_scores, "Heads": head_scores},
+        )
+
+    Attributions of several registries that are not grouped get a section for each registry, and each of the scores
+    goes to the section that has its methods.
+
+    Args:
+        path: where to write; folders are made. An existing file is replaced at once, or not at all.
+        model: the model that was asked, or several: one for each registry.
+        data: the examples that were asked about.
+        attributions: name of a method -> its attribution, or title of a section -> such a mapping. The first of a
+            section is the one that its answer is drawn from.
+        scores: what `evaluate` said of the attributions, or a mapping of such.
+        title: heading of the page; made from the question by default.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: if models, data, attributions and scores do not belong together, or `path` is a folder.
+    """
+    from ablationlens.report.page import page
+
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"{target} is a folder: give the file to write, for example {target / 'report.html'}")
+    text = page(model, data, attributions=attributions, scores=scores, title=title)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        # mkstemp makes files that only their owner may read; a page is for others too.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return target
