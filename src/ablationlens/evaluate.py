@@ -22,13 +22,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from scipy import stats
 
-from ablationlens import randomness
 from ablationlens.counterfactuals.record import record
 from ablationlens.data import Batch
 from ablationlens.errors import InputError, StoreError
 from ablationlens.masked_model import MaskedModel
 from ablationlens.masks.designs import Design, DesignName, LeaveOneOut, Random, random_design
 from ablationlens.provenance import packages
+from ablationlens.randomness import raw
 from ablationlens.results import Attribution
 
 log = logging.getLogger("ablationlens")
@@ -56,14 +56,12 @@ class HeldOut(Design):
     source: Random
     chosen: tuple[int, ...]
     overlap: int
+    components: int = field(init=False)
+    draws: int = field(init=False)
 
-    @property
-    def components(self) -> int:
-        return self.source.components
-
-    @property
-    def draws(self) -> int:
-        return len(self.chosen)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "components", self.source.components)
+        object.__setattr__(self, "draws", len(self.chosen))
 
     def mask(self, draw: int) -> Bool[np.ndarray, " component"]:
         return self.source.mask(self.chosen[draw])
@@ -93,7 +91,7 @@ class Scores:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return self.table().to_string(index=False, float_format=lambda value: f"{value:.3f}")
+        return self.table().to_string(index=False, float_format="{:.3f}".format)
 
     def table(self) -> pd.DataFrame:
         """One row per method and alpha.
@@ -102,10 +100,11 @@ class Scores:
         slope (means over examples), undefined (examples whose true or predicted outputs do not vary).
         """
         rows: list[dict[str, Any]] = []
-        for (method, alpha), group in self.frame.groupby(["method", "alpha"], sort=False):
-            values = group["pearson"].to_numpy()
-            low, high = self._interval(str(method), float(alpha), values)
-            means = {name: _mean(group[name].to_numpy()) for name in MEASURES}
+        for method, alpha in self.predicted:
+            group = self.frame[(self.frame["method"] == method) & (self.frame["alpha"] == alpha)]
+            values = np.asarray(group["pearson"], dtype=np.float64)
+            low, high = self._interval(method, alpha, values)
+            means = {name: _mean(np.asarray(group[name], dtype=np.float64)) for name in MEASURES}
             rows.append(
                 {
                     "method": method,
@@ -182,7 +181,7 @@ class Scores:
                     (method, alpha): arrays[f"predicted.{i}"]
                     for i, (method, alpha) in enumerate(json.loads(header["predicted"]))
                 },
-                overlap={alpha: count for alpha, count in json.loads(header["overlap"])},
+                overlap=dict(json.loads(header["overlap"])),
                 draws=int(header["draws"]),
                 provenance=json.loads(header["provenance"]),
             )
@@ -221,10 +220,8 @@ def evaluate(
     named = {attributions.method: attributions} if isinstance(attributions, Attribution) else dict(attributions)
     _check(model, data, named, draws)
     shares = [float(alphas)] if isinstance(alphas, int | float) else [float(alpha) for alpha in alphas]
-    held_out = {
-        alpha: held_out_masks(random_design(design, len(model.registry), alpha, draws, seed, STREAM), named)
-        for alpha in shares
-    }
+    sources = {alpha: random_design(design, len(model.registry), alpha, draws, seed, STREAM) for alpha in shares}
+    held_out = {alpha: held_out_masks(source, named) for alpha, source in sources.items()}
     true: dict[float, np.ndarray] = {}
     predicted: dict[tuple[str, float], np.ndarray] = {}
     rows_of_frame: list[dict[str, Any]] = []
@@ -237,13 +234,23 @@ def evaluate(
             predicted[name, alpha] = attribution.predict(found.masks())
             columns = agreement(true[alpha], predicted[name, alpha])
             rows_of_frame += [
-                {"method": name, "alpha": alpha, "example": example, **{key: values[i] for key, values in columns.items()}}
+                {
+                    "method": name,
+                    "alpha": alpha,
+                    "example": example,
+                    **{key: values[i] for key, values in columns.items()},
+                }
                 for i, example in enumerate(data.names())
             ]
     overlap = {alpha: masks.overlap for alpha, masks in held_out.items()}
     for alpha, count in overlap.items():
         if count:
-            log.warning("alpha %g: %d of %d held-out masks were also used for fitting: too few others exist", alpha, count, draws)
+            log.warning(
+                "alpha %g: %d of %d held-out masks were also used for fitting: too few others exist",
+                alpha,
+                count,
+                draws,
+            )
     return Scores(pd.DataFrame(rows_of_frame), true, predicted, overlap, draws, provenance)
 
 
@@ -269,7 +276,13 @@ def design_of(attribution: Attribution) -> Design | None:
     match attribution.provenance.get("masks"):
         case {"design": "leave_one_out"}:
             return LeaveOneOut(len(attribution.registry))
-        case {"design": str(name), "alpha": float(alpha), "draws": int(draws), "seed": int(seed), "stream": str(stream)}:
+        case {
+            "design": str(name),
+            "alpha": float(alpha),
+            "draws": int(draws),
+            "seed": int(seed),
+            "stream": str(stream),
+        }:
             return random_design(name, len(attribution.registry), alpha, draws, seed, stream)
         case _:
             return None
@@ -292,7 +305,7 @@ def agreement(
         if len(y) < 2 or _constant(y) or _constant(p):
             continue
         out["pearson"][example] = pearson(y[:, None], p[:, None])[0]
-        out["spearman"][example] = stats.spearmanr(y, p).statistic
+        out["spearman"][example] = pearson(stats.rankdata(y)[:, None], stats.rankdata(p)[:, None])[0]
         out["r2"][example] = 1 - ((y - p) ** 2).sum() / ((y - y.mean()) ** 2).sum()
         out["slope"][example] = np.cov(y, p)[0, 1] / p.var(ddof=1)
     return out
@@ -318,7 +331,7 @@ def _mean(values: Float64[np.ndarray, " example"]) -> float:
 
 def _picks(name: str, count: int) -> np.ndarray:
     """Bootstrap resamples [resample, item] that depend on the name alone."""
-    return (randomness.raw(0, name, 0, BOOTSTRAPS * count) % count).reshape(BOOTSTRAPS, count)
+    return (raw(0, name, 0, BOOTSTRAPS * count) % count).reshape(BOOTSTRAPS, count)
 
 
 def _check(model: MaskedModel, data: Batch, named: Mapping[str, Attribution], draws: int) -> None:

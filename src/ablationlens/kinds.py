@@ -59,7 +59,7 @@ def _rows(request: Request) -> Iterable[Site]:
 def _row_blocks(request: Request) -> Iterable[Site]:
     if request.size is None or request.size < 1:
         raise InputError(
-            f'kind "row_block" needs the number of rows in a block: registry("row_block", size=8); got size={request.size}'
+            f'kind "row_block" needs the rows of a block: registry("row_block", size=8); got size={request.size}'
         )
     for module in request.chosen(lambda m: not m.parts and m.operation == "linear"):
         yield _by_rows("row_block", module, request.size)
@@ -138,7 +138,9 @@ def sites_of(
     sites = list(KINDS[kind](request))
     if not sites:
         asked = "" if chosen is None else f" in {', '.join(chosen)}"
-        raise InputError(f"no component of kind '{kind}'{asked}: this model's modules are {', '.join(layout.names[:12])}")
+        raise InputError(
+            f"no component of kind '{kind}'{asked}: this model's modules are {', '.join(layout.names[:12])}"
+        )
     return sites
 
 

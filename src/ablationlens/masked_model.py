@@ -2,82 +2,32 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ablationlens import packing as packings
-from ablationlens import progress
 from ablationlens.ablations import Ablation, Zero
 from ablationlens.adapters.base import Adapter
-from ablationlens.adapters.plan import Plan, Replacements, StandIns
+from ablationlens.adapters.plan import Plan, StandIns
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
 from ablationlens.masks.designs import Design
 from ablationlens.outputs import Margin, Output, as_output
-from ablationlens.packing import Packing
+from ablationlens.packing import choose
+from ablationlens.progress import bar
 from ablationlens.registry import Registry
 from ablationlens.sites import Component
+from ablationlens.sweep import Bound, GivenMasks, MaskSource, Sweep
 
-log = logging.getLogger("ablationlens")
-
-ESTIMATE_FROM = 20
-"""Passes from which a sweep times one pass first and says how long it will take."""
 BOUND_BATCHES = 4
 """Batches whose replacements are kept."""
 
-
-class MaskSource(Protocol):
-    """Anything that gives the masks of consecutive draws: a Design, or given masks."""
-
-    @property
-    def components(self) -> int: ...
-
-    @property
-    def draws(self) -> int: ...
-
-    def masks(self, start: int, stop: int) -> np.ndarray | Tensor: ...
-
-
-@dataclass(frozen=True)
-class GivenMasks:
-    """Masks that the user made: [draw, component], or [draw, position, component]."""
-
-    values: Tensor
-
-    @property
-    def components(self) -> int:
-        return self.values.shape[-1]
-
-    @property
-    def draws(self) -> int:
-        return self.values.shape[0]
-
-    def masks(self, start: int, stop: int) -> Tensor:
-        return self.values[start:stop]
-
-
 Reduce: TypeAlias = Literal["mean", "sum"] | Callable[[Tensor, Tensor, Tensor], None]
 """How mask gradients are reduced as they come: over draws, or by a function of (masks, outputs, gradients)."""
-
-
-@dataclass
-class Bound:
-    """Data on the model's device, with what stands in for its ablated parts."""
-
-    data: Batch
-    replacements: Replacements
-    stand_ins: StandIns
-    reference: Tensor | None = None
-    packed: dict[tuple[int, range], tuple[Batch, StandIns, Tensor | None]] = field(default_factory=dict)
 
 
 class MaskedModel:
@@ -157,7 +107,7 @@ class MaskedModel:
         """Logits of the unmodified model, where the output compares with them."""
         if self.output.needs_reference and bound.reference is None:
             with torch.no_grad():
-                rows = packings.choose(len(bound.data), bound.data.length, self.adapter.device).examples
+                rows = choose(len(bound.data), bound.data.length, self.adapter.device).examples
                 index = torch.arange(len(bound.data), device=self.adapter.device)
                 bound.reference = torch.cat([self.adapter.run(bound.data.take(i)) for i in index.split(rows)])
         return bound.reference
@@ -250,7 +200,7 @@ class MaskedModel:
         spans = list(sweep.blocks(0, source.draws))
         blocks = [
             sweep.outputs(start, stop)
-            for start, stop in progress.bar(spans, total=len(spans), unit="block", label="sweep", show_bar=show_bar)
+            for start, stop in bar(spans, total=len(spans), unit="block", label="sweep", show_bar=show_bar)
         ]
         return torch.cat(blocks)
 
@@ -289,7 +239,7 @@ class MaskedModel:
         sweep.announce("gradient sweep", factor=3)
         total = torch.zeros(len(data), len(self.registry), dtype=torch.float64)
         spans = list(sweep.blocks(0, source.draws))
-        for start, stop in progress.bar(spans, total=len(spans), unit="block", label="gradients", show_bar=show_bar):
+        for start, stop in bar(spans, total=len(spans), unit="block", label="gradients", show_bar=show_bar):
             block_masks, outputs, gradients = sweep.gradients(start, stop)
             if callable(reduce):
                 reduce(block_masks, outputs, gradients)
@@ -334,145 +284,6 @@ class MaskedModel:
         }
 
 
-class Sweep:
-    """Masks of one source over one data set, in packed forward passes.
-
-    Args:
-        model: what to run.
-        data: the examples.
-        source: the masks.
-        rows: rows of one pass; chosen if not given.
-        packing: as recorded by an earlier run; goes before `rows`.
-    """
-
-    def __init__(
-        self,
-        model: MaskedModel,
-        data: Batch,
-        source: MaskSource,
-        *,
-        rows: int | None = None,
-        packing: Packing | None = None,
-    ) -> None:
-        self.model = model
-        self.source = source
-        self.examples = len(data)
-        self.bound = model.bind(data)
-        device = model.adapter.device
-        if packing is None and rows is not None:
-            packing = packings.of_rows(rows, self.examples)
-        self.packing = packing or packings.choose(self.examples, data.length, device)
-
-    def announce(self, what: str, *, factor: float = 1.0, share: float = 1.0) -> None:
-        """Log what the sweep will cost, and how long that takes, from one timed pass.
-
-        Args:
-            what: name of the sweep.
-            factor: cost of a pass, in forward passes (a gradient costs about 3).
-            share: share of the draws that is still to be done.
-        """
-        draws = round(self.source.draws * share)
-        passes = self.packing.passes(draws, self.examples)
-        rows = draws * self.examples
-        length = "" if self.bound.data.length is None else f" of {self.bound.data.length} positions"
-        message = (
-            f"{what}: {draws:,} masks x {self.examples:,} examples = {rows:,} forward rows{length}, "
-            f"in {passes:,} passes of {min(self.packing.rows, rows)}"
-        )
-        if passes >= ESTIMATE_FROM and log.isEnabledFor(logging.INFO):
-            message += f", about {progress.duration(self._time_one_pass() * passes * factor)}"
-        progress.announce(message)
-
-    def _time_one_pass(self) -> float:
-        stop = min(self.packing.draws, self.source.draws)
-        self.outputs(0, stop, limit=1)  # the first pass also pays for what is set up once
-        start = time.perf_counter()
-        self.outputs(0, stop, limit=1)
-        return time.perf_counter() - start
-
-    def blocks(self, start: int, stop: int) -> Iterable[tuple[int, int]]:
-        """Consecutive draws that share one call of `outputs` or `gradients`."""
-        for first in range(start, stop, self.packing.draws):
-            yield first, min(first + self.packing.draws, stop)
-
-    def outputs(self, start: int, stop: int, *, limit: int | None = None) -> Float[Tensor, "draw example"]:
-        """Outputs of the draws from `start` to `stop`; a pass that does not fit into memory is halved."""
-        while True:
-            try:
-                return self._outputs(start, stop, limit)
-            except RuntimeError as error:
-                self._halve(error)
-
-    def _outputs(self, start: int, stop: int, limit: int | None) -> Tensor:
-        out = torch.empty(stop - start, self.examples)
-        with torch.no_grad():
-            for number, (draws, rows) in enumerate(self.packing.spans(start, stop, self.examples)):
-                if limit is not None and number >= limit:
-                    break
-                mask = self._masks(draws)
-                packed = self._packed(len(draws), rows)
-                values = self.model.evaluate(mask.repeat_interleave(len(rows), dim=0), *packed)
-                out[draws.start - start : draws.stop - start, rows.start : rows.stop] = values.view(
-                    len(draws), len(rows)
-                ).to("cpu", torch.float32)
-        return out
-
-    def gradients(
-        self, start: int, stop: int
-    ) -> tuple[Float[Tensor, "draw component"], Float[Tensor, "draw example"], Float[Tensor, "draw example component"]]:
-        """Masks, outputs and mask gradients of the draws from `start` to `stop`."""
-        while True:
-            try:
-                return self._gradients(start, stop)
-            except RuntimeError as error:
-                self._halve(error)
-
-    def _gradients(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        outputs = torch.empty(stop - start, self.examples)
-        masks = self._masks(range(start, stop))
-        gradients = torch.empty(stop - start, self.examples, *masks.shape[1:])
-        for draws, rows in self.packing.spans(start, stop, self.examples):
-            own = slice(draws.start - start, draws.stop - start)
-            mask = masks[own].repeat_interleave(len(rows), dim=0).requires_grad_()
-            with torch.enable_grad():
-                values = self.model.evaluate(mask, *self._packed(len(draws), rows))
-                (gradient,) = torch.autograd.grad(values.sum(), mask)
-            shape = (len(draws), len(rows))
-            outputs[own, rows.start : rows.stop] = values.detach().view(shape).to("cpu", torch.float32)
-            gradients[own, rows.start : rows.stop] = gradient.view(*shape, *masks.shape[1:]).cpu()
-        return masks.cpu(), outputs, gradients
-
-    def _masks(self, draws: range) -> Tensor:
-        masks = self.source.masks(draws.start, draws.stop)
-        tensor = masks if isinstance(masks, Tensor) else torch.from_numpy(np.ascontiguousarray(masks))
-        return tensor.to(self.model.adapter.device, torch.float32)
-
-    def _packed(self, draws: int, rows: range) -> tuple[Batch, StandIns, Tensor | None]:
-        """Inputs and replacements of a pass; the same for all passes of one shape, so kept."""
-        key = (draws, rows)
-        if key not in self.bound.packed:
-            index = torch.arange(rows.start, rows.stop, device=self.model.adapter.device).repeat(draws)
-            reference = self.model.reference(self.bound)
-            if len(self.bound.packed) > 64:  # many chunks of examples: do not keep a copy of every one
-                self.bound.packed.clear()
-            self.bound.packed[key] = (
-                self.bound.data.take(index),
-                self.model.plan.stand_ins(self.bound.replacements.take(index)),
-                None if reference is None else reference[index],
-            )
-        return self.bound.packed[key]
-
-    def _halve(self, error: RuntimeError) -> None:
-        """Halve the packing after an out-of-memory error; raise any other again."""
-        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
-            raise error
-        self.bound.packed.clear()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        self.packing = self.packing.halved()
-        log.warning("a forward pass did not fit into memory: going on with %d rows a pass", self.packing.rows)
-
-
 def _check_range(mask: Tensor) -> None:
     low, high = float(mask.detach().amin()), float(mask.detach().amax())
     if not (low >= 0 and high <= 1):  # written so that NaN is refused too
@@ -481,7 +292,9 @@ def _check_range(mask: Tensor) -> None:
 
 def _position(data: Batch, row: int, position: int) -> int:
     """Index in the inputs of a position of one example; negative ones count from its last real token."""
-    real = torch.arange(data.length) if data.attended is None else data.attended[row].nonzero()[:, 0].cpu()
+    if data.attended is None:
+        raise InputError("this data has no positions to ablate at")
+    real = data.attended[row].nonzero()[:, 0].cpu()
     if not -len(real) <= position < len(real):
         raise InputError(f"position {position} of example {row}: it has {len(real)} tokens, 0 to {len(real) - 1}")
     return int(real[position])

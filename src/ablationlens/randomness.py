@@ -31,7 +31,7 @@ def permutation(seed: int, stream: str, index: int, count: int) -> np.ndarray:
     return np.argsort(raw(seed, stream, index, count), kind="stable")
 
 
-def normal(seed: int, stream: str, index: int, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+def normal(seed: int, stream: str, index: int, shape: tuple[int, ...]) -> Float[np.ndarray, ...]:
     """Standard normal float32 numbers at the address (seed, stream, index), by the Box-Muller transform."""
     count = int(np.prod(shape))
     pairs = -(-count // 2)

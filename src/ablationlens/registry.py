@@ -58,9 +58,7 @@ class Registry:
         OverlapError: if two sites cut the same weight in different ways, or share an index.
     """
 
-    def __init__(
-        self, sites: Iterable[tuple[Site, Sequence[int] | None]], *, allow_overlap: bool = False
-    ) -> None:
+    def __init__(self, sites: Iterable[tuple[Site, Sequence[int] | None]], *, allow_overlap: bool = False) -> None:
         merged: dict[tuple[str, int, str], tuple[Site, tuple[int, ...]]] = {}
         for site, chosen in sites:
             indices = tuple(range(site.basis.components)) if chosen is None else tuple(sorted(chosen))
@@ -188,7 +186,9 @@ class Registry:
 
     def frame(self) -> pd.DataFrame:
         """One row per component: component (its name), layer, module, kind, index."""
-        rows = [(part.site.layer, part.site.module, part.site.kind, index) for part in self.parts for index in part.indices]
+        rows = [
+            (part.site.layer, part.site.module, part.site.kind, index) for part in self.parts for index in part.indices
+        ]
         frame = pd.DataFrame(rows, columns=["layer", "module", "kind", "index"])
         frame.insert(0, "component", list(self.names))
         return frame
@@ -202,7 +202,10 @@ class Registry:
             key = (part.site.kind, part.site.module)
             counts[key] += len(part.indices)
             layers.setdefault(key, set()).add(part.site.layer)
-        lines = [f"Registry of {len(self):,} components", f"{'kind':<10} {'module':<16} {'layers':<10} {'components':>10}"]
+        lines = [
+            f"Registry of {len(self):,} components",
+            f"{'kind':<10} {'module':<16} {'layers':<10} {'components':>10}",
+        ]
         lines += [
             f"{kind:<10} {module:<16} {_ranges(layers[kind, module]):<10} {count:>10,}"
             for (kind, module), count in counts.items()
@@ -211,9 +214,7 @@ class Registry:
 
     def to_json(self) -> str:
         """The registry as JSON text: logical names only, the factors of rank-one parts included."""
-        sites = [
-            {**part.site.to_json(), "indices": "all" if part.whole else list(part.indices)} for part in self.parts
-        ]
+        sites = [{**part.site.to_json(), "indices": "all" if part.whole else list(part.indices)} for part in self.parts]
         return json.dumps({"version": JSON_VERSION, "allow_overlap": self.allow_overlap, "sites": sites})
 
     @classmethod
@@ -228,8 +229,7 @@ class Registry:
             if data["version"] != JSON_VERSION:
                 raise InputError(f"registry JSON of version {data['version']}; this version reads {JSON_VERSION}")
             sites = [
-                (Site.from_json(site), None if site["indices"] == "all" else site["indices"])
-                for site in data["sites"]
+                (Site.from_json(site), None if site["indices"] == "all" else site["indices"]) for site in data["sites"]
             ]
             return cls(sites, allow_overlap=data["allow_overlap"])
         except (KeyError, TypeError, json.JSONDecodeError) as error:
@@ -291,13 +291,11 @@ def _refuse_overlap(parts: Sequence[Part], *, allow_overlap: bool) -> None:
                 else:
                     shared = f"L{layer}.{weight} ({axes[0]} and {axes[1]})"
                 raise OverlapError(
-                    f"{_first_name(first)} ({first.site.kind}) and {_first_name(second)} ({second.site.kind}) overlap in "
-                    f"{shared}: keep one of them"
+                    f"{_first_name(first)} ({first.site.kind}) and {_first_name(second)} ({second.site.kind}) "
+                    f"overlap in {shared}: keep one of them"
                     + ("" if set(axes) != {"row", "column"} else ", or allow rows with columns by allow_overlap=True")
                 )
 
 
 def _first_name(part: Part) -> str:
     return part.site.name(part.indices[0])
-
-

@@ -25,6 +25,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -525,19 +526,19 @@ def _norm(lower: Float64[np.ndarray, "n n"]) -> float:
     return float(sums.max())
 
 
-def _cholesky(gram: Float64[np.ndarray, "n n"]) -> tuple[Callable[[np.ndarray], np.ndarray], float]:
-    """Solver and condition number of a positive definite matrix, which is overwritten; infinite if it is singular."""
-    norm = _norm(gram)
+def _cholesky(gram: Float64[np.ndarray, "n n"]) -> Float64[np.ndarray, "n n"] | None:
+    """The lower factor, in place of the lower triangle; None if the matrix is singular."""
     factor, failed = _potrf(gram, lower=1, clean=0, overwrite_a=1)
-    if failed:
-        return _unsolvable, math.inf
+    return None if failed else factor
+
+
+def _condition(factor: Float64[np.ndarray, "n n"], norm: float) -> float:
     reciprocal, _ = _pocon(factor, norm, uplo="L")
-    condition = 1 / reciprocal if reciprocal > 0 else math.inf
-    return lambda right: _potrs(factor, right, lower=1)[0], condition
+    return 1 / reciprocal if reciprocal > 0 else math.inf
 
 
-def _unsolvable(right: np.ndarray) -> np.ndarray:
-    raise InputError("the penalty is too small for these masks: leave it to the default, or type penalties=[1e-6]")
+def _solve(factor: Float64[np.ndarray, "n n"], right: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, "n k"]:
+    return _potrs(factor, right, lower=1)[0]
 
 
 def _tolerance(size: int) -> float:
@@ -547,11 +548,15 @@ def _tolerance(size: int) -> float:
 
 def _factorise(sums: _Sums, design: _Design) -> _System:
     gram = sums.centred_gram()
-    solve, condition = _cholesky(_lift(gram, design, _mean_diagonal(gram, design)))
+    gram = _lift(gram, design, _mean_diagonal(gram, design))
     lifted = int((~design.varying).sum()) + design.level_open
-    if condition * _tolerance(design.components) < 1:
-        return _System(solve, design.components - lifted, condition, np.zeros(design.components, dtype=bool))
-    del solve  # and the factor with it
+    norm = _norm(gram)
+    factor = _cholesky(gram)
+    condition = math.inf if factor is None else _condition(factor, norm)
+    if factor is not None and condition * _tolerance(design.components) < 1:
+        regular = np.zeros(design.components, dtype=bool)
+        return _System(partial(_solve, factor), design.components - lifted, condition, regular)
+    del factor, gram  # the same memory, before the next
     gram = sums.centred_gram()
     system = _factorise_singular(_lift(gram, design, _mean_diagonal(gram, design)))
     aliased = system.aliased if design.draws > design.components else np.zeros_like(system.aliased)
@@ -578,12 +583,11 @@ def _factorise_singular(gram: Float64[np.ndarray, "n n"]) -> _System:
 
     def solve(right: np.ndarray) -> np.ndarray:
         solution = np.zeros_like(right)
-        solution[order[:rank]] = _potrs(lead, (right / scale[:, None])[order[:rank]], lower=1)[0]
+        solution[order[:rank]] = _solve(lead, (right / scale[:, None])[order[:rank]])
         solution /= scale[:, None]
         return solution - basis @ (basis.T @ solution)
 
-    reciprocal, _ = _pocon(lead, norm, uplo="L")
-    return _System(solve, int(rank), 1 / reciprocal if reciprocal > 0 else math.inf, aliased)
+    return _System(solve, int(rank), _condition(lead, norm), aliased)
 
 
 def _refined(
@@ -642,9 +646,16 @@ def _choice(errors: Float64[np.ndarray, "grid target"]) -> int:
     return int(np.argmin(errors.mean(axis=1))) if len(errors) > 1 else 0
 
 
-def _penalised(gram: Float64[np.ndarray, "n n"], penalty: float) -> tuple[Callable[[np.ndarray], np.ndarray], float]:
+def _penalised(gram: Float64[np.ndarray, "n n"], penalty: float) -> Float64[np.ndarray, "n n"]:
+    """Factor of gram + penalty, in place of the lower triangle."""
     np.einsum("ii->i", gram)[:] += penalty
-    return _cholesky(gram)
+    factor = _cholesky(gram)
+    if factor is None:
+        raise InputError(
+            "expected a penalty that makes these masks regular, got one too small for that: leave penalties to the "
+            "default, or type penalties=[1e-6]"
+        )
+    return factor
 
 
 def _ridge_by_components(
@@ -659,9 +670,9 @@ def _ridge_by_components(
         size = _mean_diagonal(gram, design)
         gram = _lift(gram, design, size)
         for i, penalty in enumerate(grid):
-            solve, _ = _penalised(gram.copy(order="F"), penalty * size)
-            weights = solve(cross)
-            del solve  # one factor at a time
+            factor = _penalised(gram.copy(order="F"), penalty * size)
+            weights = _solve(factor, cross)
+            del factor  # one at a time
             errors[i] = _errors(design, outputs, weights, sums.mean_output - sums.mean_mask @ weights, first)
         del gram
     sums.add(first, design.draws)
@@ -671,8 +682,11 @@ def _ridge_by_components(
     gram = sums.centred_gram()
     size = _mean_diagonal(gram, design)
     penalty = float(grid[_choice(errors)]) * size
-    solve, condition = _penalised(_lift(gram, design, size), penalty)
-    weights = _without_constant(solve(sums.centred_cross()), design)
+    gram = _lift(gram, design, size)
+    norm = _norm(gram) + penalty
+    factor = _penalised(gram, penalty)
+    condition = _condition(factor, norm)
+    weights = _without_constant(_solve(factor, sums.centred_cross()), design)
     return _ridge_fit(design, weights, sums.bias(weights), penalty, rank, condition, aliased, grid, errors)
 
 
@@ -690,7 +704,7 @@ def _ridge_by_draws(
         centred, mean = _centre(kernel[:first, :first].copy(order="F")), outputs[:first].mean(axis=0)
         size = _mean_diagonal(centred, design)
         for i, penalty in enumerate(grid):
-            dual, _ = _dual(centred.copy(order="F"), outputs[:first] - mean, penalty * size)
+            dual = _solve(_dual_factor(centred.copy(order="F"), penalty * size), outputs[:first] - mean)
             shift = (kernel[:first, :first] @ dual).mean(axis=0)
             residual = outputs[first:] - mean - (kernel[first:, :first] @ dual - shift)
             errors[i] = (residual**2).mean(axis=0) / _variance(outputs)
@@ -701,7 +715,9 @@ def _ridge_by_draws(
     largest = float(kernel.diagonal().max())
     tolerance = _tolerance(design.draws) * largest
     rank = int(_pstrf(kernel, tol=tolerance, lower=1)[2]) if design.varying.any() else 0
-    dual, condition = _dual(kernel, outputs - mean, penalty)
+    norm = _norm(kernel) + penalty
+    factor = _dual_factor(kernel, penalty)
+    dual, condition = _solve(factor, outputs - mean), _condition(factor, norm)
     weights, mean_mask = np.zeros((design.components, outputs.shape[1])), np.zeros(design.components)
     for rows, block in design.rows(0, design.draws):
         weights += block.T @ dual[rows]
@@ -720,13 +736,10 @@ def _centre(kernel: Float64[np.ndarray, "n n"]) -> Float64[np.ndarray, "n n"]:
     return kernel
 
 
-def _dual(
-    centred: Float64[np.ndarray, "n n"], right: Float64[np.ndarray, "n target"], penalty: float
-) -> tuple[Float64[np.ndarray, "n target"], float]:
-    """Overwrites ``centred``. Its one known empty direction, all ones, is lifted as in :func:`_lift`."""
+def _dual_factor(centred: Float64[np.ndarray, "n n"], penalty: float) -> Float64[np.ndarray, "n n"]:
+    """In place. The one direction known to be empty, all ones, is lifted as in :func:`_lift`."""
     centred += (float(centred.trace()) or 1.0) / len(centred) ** 2
-    solve, condition = _penalised(centred, penalty)
-    return solve(right), condition
+    return _penalised(centred, penalty)
 
 
 def _ridge_fit(

@@ -63,7 +63,7 @@ def same_shape(ours: Batch, theirs: Batch, what: str) -> None:
     """
     if ours.length != theirs.length:
         raise InputError(
-            f"{what} needs inputs of the same length as the data: {ours.length} positions expected, got {theirs.length}; "
+            f"{what} needs inputs as long as the data: {ours.length} positions expected, got {theirs.length}; "
             "make them with data.like(texts)"
         )
 
@@ -88,5 +88,3 @@ def stream(name: str, tap: Tap) -> str:
 def constant(value: Tensor, axis: int, axes_after: int = 2) -> Tensor:
     """A vector over features in the shape that broadcasts to [example, ...] activations."""
     return value if axis == -1 else value.reshape(-1, *([1] * axes_after))
-
-

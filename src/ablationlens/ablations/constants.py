@@ -110,7 +110,11 @@ class Mean(Ablation):
         feature = 0 if axis == 1 else total.ndim - 1
         pooled_axes = [other for other in range(total.ndim) if other != feature]
         counts = count.expand_as(total)
-        pooled = total.sum(pooled_axes, keepdim=True) / counts.sum(pooled_axes, keepdim=True) if pooled_axes else total / count
+        pooled = (
+            total.sum(pooled_axes, keepdim=True) / counts.sum(pooled_axes, keepdim=True)
+            if pooled_axes
+            else total / count
+        )
         if not self.per_position:
             return pooled
         return torch.where(counts > 0, total / counts.clamp(min=1), pooled)  # a position that is padding everywhere

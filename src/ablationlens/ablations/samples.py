@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ablationlens import randomness
 from ablationlens.ablations.base import Ablation, read_examples, same_padding, same_shape, stream
 from ablationlens.adapters.plan import Plan, Replacements
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
+from ablationlens.randomness import normal, raw
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -57,10 +57,14 @@ class Resample(Ablation):
         donors = data if self.data is None else self.data
         same_shape(data, donors, "resampling")
         if self.data is None and len(data) < 2:
-            raise InputError("resampling from the data itself needs at least 2 examples; give others: al.Resample(batch)")
+            raise InputError(
+                "resampling from the data itself needs at least 2 examples; give others: al.Resample(batch)"
+            )
         lines = donors.attended
         if lines is not None and not bool((lines == lines[0]).all()):
-            raise InputError("resampling needs examples without padding, or all padded alike; use texts of equal length")
+            raise InputError(
+                "resampling needs examples without padding, or all padded alike; use texts of equal length"
+            )
         if lines is not None and data.attended is not None:
             same_padding(data.attended, lines[:1].expand_as(data.attended), "resampling")
         activations = read_examples(plan, donors)
@@ -71,7 +75,7 @@ class Resample(Ablation):
         return Replacements(values, per_example=True)
 
     def _donor(self, name: str, example: int, donors: int) -> int:
-        word = int(randomness.raw(self.seed, name, example, 1)[0])
+        word = int(raw(self.seed, name, example, 1)[0])
         if self.data is not None:
             return word % donors
         return (example + 1 + word % (donors - 1)) % donors  # any example but this one
@@ -110,7 +114,7 @@ class GaussianNoise(Ablation):
         for tap, activation in read_examples(plan, data).items():
             scale = self.sigma * float(activation.float().std()) if self.relative else self.sigma
             noise = [
-                randomness.normal(self.seed, stream("noise", tap), example, tuple(activation.shape[1:]))
+                normal(self.seed, stream("noise", tap), example, tuple(activation.shape[1:]))
                 for example in range(len(data))
             ]
             stacked = torch.stack([torch.from_numpy(one) for one in noise])

@@ -198,7 +198,9 @@ def singular_parts(weight: Tensor, count: int) -> RankOne:
         InputError: if the matrix has fewer.
     """
     if not 1 <= count <= min(weight.shape):
-        raise InputError(f"svd={count}: a {weight.shape[0]} x {weight.shape[1]} matrix has 1 to {min(weight.shape)} parts")
+        raise InputError(
+            f"svd={count}: a {weight.shape[0]} x {weight.shape[1]} matrix has 1 to {min(weight.shape)} parts"
+        )
     left, values, right = torch.linalg.svd(weight.double(), full_matrices=False)
     V = right[:count].T * values[:count].sqrt()
     U = (left[:, :count] * values[:count].sqrt()).T

@@ -34,7 +34,7 @@ def adapt(model: Any, example: Any = None, *, allow_folded: bool = False, allow_
         )
     refuse_compiled(model)
     if _is_bridge(model):
-        from ablationlens.adapters.transformer_lens import TransformerLensAdapter  # noqa: PLC0415 (host on demand)
+        from ablationlens.adapters.transformer_lens import TransformerLensAdapter
 
         return TransformerLensAdapter(model, example, allow_folded=allow_folded, allow_repeated=allow_repeated)
     return TorchAdapter(model, example, allow_repeated=allow_repeated)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TypeAlias
 
 import torch
@@ -105,7 +106,7 @@ class Plan:
         self.registry = registry
         self.width = len(registry)
         steps = [*self._cuts(), *self._factored()]
-        steps.sort(key=lambda step: _rank(step))
+        steps.sort(key=_rank)
         self.steps: tuple[Step, ...] = tuple(steps)
 
     @property
@@ -152,7 +153,7 @@ class Plan:
         taps = tuple((tap, slice(start, stop)) for tap, start, stop in bounds)
         parts = [part for part, _ in group]
         blocks = {_block(part) for part in parts}
-        consecutive = all(a.stop == b.start for a, b in zip(parts, parts[1:], strict=False))
+        consecutive = all(a.stop == b.start for a, b in pairwise(parts))
         covered = sum(_features(part) for part in parts) == place.size
         if consecutive and covered and len(blocks) == 1 and all(part.whole for part in parts):
             block = blocks.pop()
@@ -167,40 +168,48 @@ class Plan:
         return Cut(place, taps, columns.to(self.adapter.device), 1)
 
     def _factored(self) -> list[Factored]:
-        steps: list[Factored] = []
-        for part in self.registry.parts:
-            site = part.site
-            match site.basis:
-                case RankOne(V=V, U=U):
-                    count, remainder = V.shape[1], None
-                    columns = torch.full((count,), self.width, dtype=torch.long)
-                    for position, index in enumerate(part.indices):
-                        if index < count:
-                            columns[index] = part.start + position
-                        else:
-                            remainder = part.start + position
-                    if remainder is None:  # what is not in the registry stays, so its factors are not needed
-                        chosen = columns < self.width
-                        V, U, columns = V[:, chosen], U[chosen], columns[chosen]
-                case Projected(features=features) if self._direct(part) is None:
-                    V, U, remainder = None, self.adapter.weight(site.layer, site.module).T, None
-                    columns = torch.full((features,), self.width, dtype=torch.long)
-                    columns[list(part.indices)] = torch.arange(part.start, part.stop)
-                case _:
-                    continue
-            steps.append(
-                Factored(
-                    read=self.adapter.place(self._own(site.read, site.write)),
-                    write=self.adapter.place(site.write),
-                    read_tap=site.read,
-                    write_tap=site.write,
-                    V=None if V is None else V.detach().to(self.adapter.device),
-                    U=U.detach().to(self.adapter.device),
-                    columns=columns.to(self.adapter.device),
-                    remainder=remainder,
-                )
-            )
-        return steps
+        return [
+            self._rank_one(part) if isinstance(part.site.basis, RankOne) else self._projected(part)
+            for part in self.registry.parts
+            if isinstance(part.site.basis, RankOne)
+            or (isinstance(part.site.basis, Projected) and self._direct(part) is None)
+        ]
+
+    def _rank_one(self, part: Part) -> Factored:
+        basis = part.site.basis
+        assert isinstance(basis, RankOne)
+        count, remainder = basis.V.shape[1], None
+        columns = torch.full((count,), self.width, dtype=torch.long)
+        for position, index in enumerate(part.indices):
+            if index < count:
+                columns[index] = part.start + position
+            else:
+                remainder = part.start + position
+        # where the remainder always stays, so do the parts outside the registry, and their factors are not needed
+        used = torch.ones(count, dtype=torch.bool) if remainder is not None else columns < self.width
+        device = self.adapter.device
+        return self._step(part, basis.V.detach()[:, used].to(device), basis.U.detach()[used], columns[used], remainder)
+
+    def _projected(self, part: Part) -> Factored:
+        weight = self.adapter.weight(part.site.layer, part.site.module)
+        columns = torch.full((weight.shape[1],), self.width, dtype=torch.long)
+        columns[list(part.indices)] = torch.arange(part.start, part.stop)
+        return self._step(part, None, weight.T, columns, None)
+
+    def _step(
+        self, part: Part, read_by: Tensor | None, written_by: Tensor, columns: Tensor, remainder: int | None
+    ) -> Factored:
+        device = self.adapter.device
+        return Factored(
+            read=self.adapter.place(self._own(part.site.read, part.site.write)),
+            write=self.adapter.place(part.site.write),
+            read_tap=part.site.read,
+            write_tap=part.site.write,
+            V=read_by,
+            U=written_by.detach().to(device),
+            columns=columns.to(device),
+            remainder=remainder,
+        )
 
     def _own(self, read: Tap, write: Tap) -> Tap:
         """Where to read a module's input: its own, where the host has one, else the fused module's."""

@@ -88,7 +88,8 @@ class TorchAdapter(Adapter):
     def __repr__(self) -> str:
         layers = len(self.layout.layers)
         silent = f", silent: {', '.join(self.silent)}" if self.silent else ""
-        return f"{type(self).__name__}({type(self.model).__name__}, {layers} layers, {', '.join(self.layout.names[:10])}{silent})"
+        names = ", ".join(self.layout.names[:10])
+        return f"{type(self).__name__}({type(self.model).__name__}, {layers} layers, {names}{silent})"
 
     # -- finding modules ------------------------------------------------------------------------------------------
 
@@ -130,9 +131,7 @@ class TorchAdapter(Adapter):
             return Layout(tuple(m for m in layout.modules if m in fired or m.parts), layout.heads)
         fired.sort(key=lambda m: self._firings[id(self._addresses[Tap(m.layer, m.name, "out")].module)].order)
         old = {m.name: m.layer for m in fired}
-        modules = tuple(
-            Module(layer, m.name, m.rows, m.columns, m.operation) for layer, m in enumerate(fired)
-        )
+        modules = tuple(Module(layer, m.name, m.rows, m.columns, m.operation) for layer, m in enumerate(fired))
         self._addresses = {
             Tap(m.layer, m.name, side): self._addresses[Tap(old[m.name], m.name, side)]
             for m in modules
@@ -154,7 +153,9 @@ class TorchAdapter(Adapter):
         if example is not None:
             raise InputError(f"example= is a tensor, a mapping of tensors or a Batch; got {type(example).__name__}")
         if self._token_model():
-            return Batch(inputs={"input_ids": torch.zeros(1, 4, dtype=torch.long, device=self.device)}, labels=None, scored=None)
+            return Batch(
+                inputs={"input_ids": torch.zeros(1, 4, dtype=torch.long, device=self.device)}, labels=None, scored=None
+            )
         raise InputError(
             f"{type(self.model).__name__} is not a token model that this library knows, so it needs an example of its "
             "input: al.adapt(model, example=torch.zeros(1, 3, 32, 32))"
@@ -252,7 +253,9 @@ class TorchAdapter(Adapter):
             logits = self.forward(batch)
         missed = [address for address, done in fired.items() if not done]
         if missed:
-            raise AdapterError(f"these sites did not fire in this forward pass, so their ablation did nothing: {missed}")
+            raise AdapterError(
+                f"these sites did not fire in this forward pass, so their ablation did nothing: {missed}"
+            )
         return logits
 
     def _install(self, edits: Sequence[Placed], stack: ExitStack) -> dict[str, bool]:
@@ -341,9 +344,7 @@ class AddressBook:
         how = orientation.orientation(module)
         if how is None:
             raise AdapterError(f"{address} is a {type(module).__name__}, which has no matrix that can be cut")
-        self.modules.append(
-            Module(layer, name, how.rows, how.columns, how.operation, parts=tuple(parts))
-        )
+        self.modules.append(Module(layer, name, how.rows, how.columns, how.operation, parts=tuple(parts)))
         self.stored[layer, name] = (module, slice(0, how.rows))
         self.addresses[Tap(layer, name, "in")] = Address(
             address, module, "in", slice(0, how.columns), how.columns, how.feature_axis, module

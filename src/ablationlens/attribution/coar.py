@@ -19,10 +19,11 @@ from jaxtyping import Bool, Float64
 from ablationlens.counterfactuals.record import Counterfactuals, record
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
-from ablationlens.masked_model import MaskedModel, Sweep
+from ablationlens.masked_model import MaskedModel
 from ablationlens.masks.designs import DesignName, random_design
 from ablationlens.results import Attribution, attribution
 from ablationlens.solvers import SOLVERS, Fit, check_draws
+from ablationlens.sweep import Sweep
 
 log = logging.getLogger("ablationlens")
 
@@ -123,9 +124,7 @@ class Regression:
         }
 
 
-def fit(
-    found: Counterfactuals, solver: SolverName, full: Float64[np.ndarray, " example"]
-) -> Regression:
+def fit(found: Counterfactuals, solver: SolverName, full: Float64[np.ndarray, " example"]) -> Regression:
     """Regress outputs on masks.
 
     Outputs that are not finite are left out. Examples that share the same finite draws share one factorisation;
@@ -146,8 +145,9 @@ def fit(
     unidentified = np.zeros(components, dtype=bool)
     fits: list[Fit] = []
     patterns, belongs = np.unique(finite, axis=1, return_inverse=True)
-    for number, pattern in enumerate(patterns.T):
-        members = np.flatnonzero(belongs.ravel() == number)
+    for number in range(patterns.shape[1]):
+        pattern = np.asarray(patterns[:, number])
+        members = np.flatnonzero(np.ravel(belongs) == number)
         try:
             check_draws(solver, int(pattern.sum()), components)
         except InputError as error:
@@ -156,7 +156,9 @@ def fit(
         whole = bool(pattern.all())
         used = masks if whole else masks[pattern]
         one = SOLVERS[solver](used, outputs[:, members] if whole else outputs[np.ix_(pattern, members)])
-        weights[members], bias[members] = _levelled(one, used, full[members]) if one.level_open else (one.weights, one.bias)
+        weights[members], bias[members] = (
+            _levelled(one, used, full[members]) if one.level_open else (one.weights, one.bias)
+        )
         unidentified |= one.unidentified
         fits.append(one)
     dropped = int(np.isnan(bias).sum())
@@ -178,11 +180,11 @@ def _levelled(
     Where every draw ablates k components, adding c to all weights and taking c * (kept) from the bias changes no
     fitted value and raises the prediction for "all kept" by c * k.
     """
-    varying = masks.any(axis=0) & ~masks.all(axis=0)
+    varying = np.asarray(masks.any(axis=0) & ~masks.all(axis=0))
     kept = int(masks[0, varying].sum())
     ablated = int(varying.sum()) - kept
     shift = (full - one.bias - one.weights.sum(axis=1)) / ablated
-    return one.weights + shift[:, None] * varying[None, :], one.bias - shift * kept
+    return one.weights + np.outer(shift, varying), one.bias - shift * kept
 
 
 def kept_outputs(model: MaskedModel, data: Batch) -> Float64[np.ndarray, " example"]:

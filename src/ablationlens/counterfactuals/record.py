@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32
 
-from ablationlens import progress
 from ablationlens.counterfactuals.store import Settings, Store
 from ablationlens.data import Batch
-from ablationlens.masked_model import MaskedModel, Sweep
+from ablationlens.masked_model import MaskedModel
 from ablationlens.masks.designs import Design
 from ablationlens.packing import Packing
+from ablationlens.progress import announce, bar, log
 from ablationlens.provenance import packages
+from ablationlens.sweep import Sweep
 
 BLOCKS_PER_RUN = 200
 """At most about so many blocks: a kill loses half a percent, and writing costs nothing beside the forward passes."""
@@ -86,13 +87,13 @@ def record(
     spans = [(start, min(start + settings.block, design.draws)) for start in range(0, design.draws, settings.block)]
     missing = list(_fill(outputs, spans, kept))
     if kept is not None and kept.resumed:
-        progress.announce(f"{label}: {len(spans) - len(missing)} of {len(spans)} blocks are in {kept.path}")
+        announce(f"{label}: {len(spans) - len(missing)} of {len(spans)} blocks are in {kept.path}")
         _warn_of_other_packages(kept)
     start = time.perf_counter()
     with threads(settings.threads):
         if missing:
             sweep.announce(label, share=sum(stop - first for first, stop in missing) / design.draws)
-        for first, stop in progress.bar(missing, total=len(missing), unit="block", label=label, show_bar=show_bar):
+        for first, stop in bar(missing, total=len(missing), unit="block", label=label, show_bar=show_bar):
             outputs[first:stop] = sweep.outputs(first, stop).numpy()
             if kept is not None:
                 kept.write(first // settings.block, outputs[first:stop])
@@ -123,7 +124,7 @@ def _warn_of_other_packages(kept: Store) -> None:
     then, now = kept.record.get("packages", {}), packages()
     changed = [f"{name} {then.get(name)} -> {now.get(name)}" for name in now if then.get(name) != now.get(name)]
     if changed:
-        progress.log.warning(
+        log.warning(
             "the store %s was begun with other versions (%s): new outputs may differ in the last bits",
             kept.path,
             ", ".join(changed),
@@ -131,7 +132,7 @@ def _warn_of_other_packages(kept: Store) -> None:
 
 
 @contextmanager
-def threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Generator[None]:
     """Compute with `count` threads for the duration."""
     before = torch.get_num_threads()
     if count != before:

@@ -14,7 +14,7 @@ import errno
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,12 +124,11 @@ class Store:
             StoreError: if the disk is full or refuses; what was done is kept.
         """
         path = self.block_path(block)
-        with self._writing():
-            with open_atomically(path) as file:
-                np.savez(file, outputs=outputs)
+        with self._writing(), open_atomically(path) as file:
+            np.savez(file, outputs=outputs)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self) -> Generator[None]:
         try:
             yield
         except OSError as error:
@@ -167,7 +166,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def open_atomically(path: Path) -> Iterator[Any]:
+def open_atomically(path: Path) -> Generator[Any]:
     """Open a file for writing that appears under its name only when it is complete."""
     partial = path.with_name(path.name + PARTIAL)
     try:

@@ -6,14 +6,14 @@ Draw i of a design is a function of (seed, i) alone: the same masks on any machi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool
 
-from ablationlens import randomness
 from ablationlens.errors import InputError
+from ablationlens.randomness import permutation, raw
 
 DesignName: TypeAlias = Literal["bernoulli", "subset", "balanced"]
 """The random designs, by the name that `al.coar(design=...)` takes."""
@@ -97,7 +97,7 @@ class Bernoulli(Random):
     """Each component is ablated with probability alpha, independently: the design of the COAR reference code."""
 
     def mask(self, draw: int) -> Bool[np.ndarray, " component"]:
-        keep = randomness.raw(self.seed, f"bernoulli:{self.stream}", draw, self.components)
+        keep = raw(self.seed, f"bernoulli:{self.stream}", draw, self.components)
         return keep >= np.uint32(round(self.alpha * 2**32))
 
 
@@ -109,7 +109,7 @@ class Subset(Random):
     """
 
     def mask(self, draw: int) -> Bool[np.ndarray, " component"]:
-        order = randomness.permutation(self.seed, f"subset:{self.stream}", draw, self.components)
+        order = permutation(self.seed, f"subset:{self.stream}", draw, self.components)
         mask = np.ones(self.components, dtype=bool)
         mask[order[: self.ablated]] = False
         return mask
@@ -130,11 +130,12 @@ class Balanced(Random):
     def masks(self, start: int, stop: int) -> Bool[np.ndarray, "draw component"]:
         out = np.ones((stop - start, self.components), dtype=bool)
         edges = np.linspace(0, self.components, self.blocks + 1).round().astype(int)
-        for row, draw in enumerate(range(start, stop)):
-            cycle, block = divmod(draw, self.blocks)
-            if row == 0 or block == 0:
-                order = randomness.permutation(self.seed, f"balanced:{self.stream}", cycle, self.components)
-            out[row, order[edges[block] : edges[block + 1]]] = False
+        for cycle in range(start // self.blocks, (stop - 1) // self.blocks + 1):
+            order = permutation(self.seed, f"balanced:{self.stream}", cycle, self.components)
+            for block in range(self.blocks):
+                draw = cycle * self.blocks + block
+                if start <= draw < stop:
+                    out[draw - start, order[edges[block] : edges[block + 1]]] = False
         return out
 
 
@@ -143,10 +144,10 @@ class LeaveOneOut(Design):
     """Draw 0 keeps everything; draw j + 1 ablates component j alone."""
 
     components: int
+    draws: int = field(init=False)
 
-    @property
-    def draws(self) -> int:
-        return self.components + 1
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "draws", self.components + 1)
 
     def mask(self, draw: int) -> Bool[np.ndarray, " component"]:
         mask = np.ones(self.components, dtype=bool)
@@ -167,17 +168,15 @@ class AllMasks(Design):
     """Every mask of a few components: draw i ablates the components whose bits are set in i."""
 
     components: int
+    draws: int = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "draws", 2**self.components)
         if not 1 <= self.components <= MAX_ALL_MASKS:
             raise InputError(
                 f"{self.components} components have 2**{self.components} masks; all of them can be drawn for up to "
                 f"{MAX_ALL_MASKS}. For more, draw at random: design='bernoulli'"
             )
-
-    @property
-    def draws(self) -> int:
-        return 2**self.components
 
     def mask(self, draw: int) -> Bool[np.ndarray, " component"]:
         return (draw >> np.arange(self.components)) & 1 == 0

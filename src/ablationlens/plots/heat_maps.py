@@ -54,7 +54,7 @@ def layers(attribution: Attribution, *, by: By = "weight", theme: Theme = LIGHT)
     columns = list(dict.fromkeys(frame["column"]))
 
     def grid(value: str) -> np.ndarray:
-        return cells[value].unstack("column").reindex(index=rows, columns=columns).to_numpy(dtype=float)
+        return cells.pivot_table(value, "row", "column").reindex(index=rows, columns=columns).to_numpy(dtype=float)
 
     unit = escaped(output_name(attribution.provenance))
     values = grid("sum" if by == "weight" else by)
@@ -99,8 +99,8 @@ def heads(attribution: Attribution, *, theme: Theme = LIGHT) -> go.Figure:
             f"this attribution has no heads, only components of kind {kinds}: attribute a model whose registry is "
             'adapter.registry("head"), or draw layers(attribution)'
         )
-    grid = frame.pivot(index="layer", columns="index", values="weight").sort_index().sort_index(axis=1)
-    spread = frame.pivot(index="layer", columns="index", values="spread").reindex_like(grid)
+    grid = frame.pivot_table("weight", "layer", "index").sort_index().sort_index(axis=1)
+    spread = frame.pivot_table("spread", "layer", "index").reindex_like(grid)
     unit = escaped(output_name(attribution.provenance))
     figure = _heat_map(
         grid.to_numpy(dtype=float),
@@ -134,19 +134,19 @@ def _examples(attribution: Attribution) -> str:
     return f"mean of {counted(attribution.weights.sizes['example'], 'example')}"
 
 
-def _places(frame: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+def _places(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
     """Row and column of each component in the heat map.
 
     Columns are modules, with the kind where a module was cut in several ways. Networks without repeated layers would
     fill no more than a diagonal: their modules become rows.
     """
-    several = frame.groupby("module")["kind"].nunique().gt(1)
-    both = frame["module"] + " " + frame["kind"]
-    module = both.where(frame["module"].map(several), frame["module"]).astype(str)
-    layer = frame["layer"].astype(str)
-    if frame["layer"].nunique() > 1 and frame.groupby(module)["layer"].nunique().max() == 1:
-        return layer + " " + module, pd.Series("all", index=frame.index)
-    return layer, module
+    layers, modules, kinds = (frame[name].tolist() for name in ("layer", "module", "kind"))
+    cuts = {module: {k for m, k in set(zip(modules, kinds, strict=True)) if m == module} for module in set(modules)}
+    columns = [f"{m} {k}" if len(cuts[m]) > 1 else str(m) for m, k in zip(modules, kinds, strict=True)]
+    rows = [str(layer) for layer in layers]
+    if len(set(rows)) > 1 and len(set(zip(rows, columns, strict=True))) == len(set(columns)):
+        return [f"{row} {column}" for row, column in zip(rows, columns, strict=True)], ["all"] * len(rows)
+    return rows, columns
 
 
 def _heat_map(
@@ -182,8 +182,8 @@ def _heat_map(
     bar = {"title": {"text": unit, "side": "right"}, "thickness": 12, "len": 1.0}
     axis = {"type": "category", "showgrid": False, "zeroline": False}
     figure.update_layout(
+        {"coloraxis" if signed else "coloraxis2": {**limits, "colorbar": bar}},
         template=theme.template,
-        **{"coloraxis" if signed else "coloraxis2": {**limits, "colorbar": bar}},
         xaxis=axis,
         yaxis={**axis, "autorange": "reversed"},
         height=150 + 34 * max(len(rows), 3),
@@ -192,5 +192,6 @@ def _heat_map(
 
 
 def _decimals(largest: float) -> int:
-    """Decimals that give the largest value two significant digits, and no more than four."""
-    return min(max(1 - math.floor(math.log10(largest)), 0), 4)
+    """Decimals that give the largest value two or three significant digits, and no more than four."""
+    magnitude = math.floor(math.log10(largest))
+    return max(2 - magnitude, 0) if magnitude >= 0 else min(1 - magnitude, 4)

@@ -50,8 +50,18 @@ def percent(fraction: float) -> str:
 
 
 def signed(value: float) -> str:
-    """A number with its sign, three significant digits, and a real minus."""
-    return f"{value:+#.3g}".rstrip(".").replace("-", "−") if math.isfinite(value) else "undefined"
+    """A number with its sign and three significant digits."""
+    return minus(f"{value:+#.3g}".rstrip(".")) if math.isfinite(value) else "undefined"
+
+
+def fixed(value: float, decimals: int = 2) -> str:
+    """A number with so many decimals."""
+    return minus(f"{value:.{decimals}f}") if math.isfinite(value) else "undefined"
+
+
+def minus(text: str) -> str:
+    """The same text with minus signs, which are as wide as a plus, for hyphens."""
+    return text.replace("-", "\u2212")
 
 
 def counted(count: int, noun: str) -> str:

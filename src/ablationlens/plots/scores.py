@@ -72,7 +72,7 @@ def predicted_vs_true(
     figure.update_layout(
         template=theme.template,
         title={
-            "text": f"{escaped(method)} on {percent(alpha)} ablated: r = {float(row['pearson']):.2f} within an example",
+            "text": f"{escaped(method)} on {percent(alpha)} ablated: mean r = {float(row['pearson']):.2f}",
             "subtitle": {"text": f"{shown}. On the dashed line the prediction is right."},
         },
         xaxis={"title": {"text": f"true {unit} under ablation"}, "range": [lowest, highest], "zeroline": False},
@@ -100,7 +100,7 @@ def correlation(scores: Scores, *, theme: Theme = LIGHT) -> go.Figure:
     methods = list(dict.fromkeys(str(method) for method in table["method"]))
     figure = go.Figure()
     for place, method in enumerate(methods):
-        rows = table[table["method"] == method].sort_values("alpha")
+        rows = table[table["method"] == method].sort_values(by=["alpha"])
         # Methods stand side by side at an alpha: whiskers drawn over each other cannot be read.
         shift = 0.1 * (place - (len(methods) - 1) / 2) / max(len(methods) - 1, 1) if len(alphas) > 1 else 0.1 * place
         figure.add_scatter(

@@ -100,6 +100,8 @@ class Theme:
                 "xaxis": axis,
                 "yaxis": axis,
                 "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "font": {"color": self.ink}},
+                # Plotly's own bar of buttons is a dark box over the data.
+                "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": self.muted, "activecolor": self.ink},
                 "hoverlabel": {"align": "left", "namelength": -1, "font": {"family": FONT}},
                 "margin": {"l": 8, "r": 8, "t": 72, "b": 8},
             },

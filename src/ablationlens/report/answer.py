@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from markupsafe import Markup
 
 from ablationlens.data import Batch
-from ablationlens.plots.labels import counted, output_name, percent, signed, spaced
-from ablationlens.report.facts import Tested, compared, shown_alpha
+from ablationlens.plots.labels import counted, fixed, output_name, percent, signed, spaced
+from ablationlens.report.facts import compared, shown_alpha
 from ablationlens.report.sections import Section, components
 from ablationlens.results import Attribution
 
@@ -74,19 +75,26 @@ def _strongest(section: Section, name: str, attribution: Attribution) -> Markup:
 
 def _where(attribution: Attribution) -> Markup:
     table = attribution.table()
-    sizes = table["weight"].abs()
+    sizes = np.abs(np.nan_to_num(table["weight"].to_numpy(dtype=float)))
     total = float(sizes.sum())
     if not total > 0:
         return Markup("No component stands out.")
-    top = max(round(0.01 * len(table)), 1)
-    by_layer = sizes.groupby(table["layer"]).sum().sort_values(ascending=False) / total
-    by_module = sizes.groupby(table["module"]).sum().sort_values(ascending=False) / total
-    few = "strongest component holds" if top == 1 else f"{top:,} strongest of {len(table):,} components hold"
-    text = Markup("The {} {} of the absolute weight").format(few, percent(float(sizes.nlargest(top).sum()) / total))
-    places = [Markup("layer {} holds {}").format(by_layer.index[0], percent(float(by_layer.iloc[0])))]
+    top = max(round(0.01 * len(sizes)), 1)
+    by_layer, by_module = (_shares(table[name].tolist(), sizes / total) for name in ("layer", "module"))
+    few = "strongest component holds" if top == 1 else f"{top:,} strongest of {len(sizes):,} components hold"
+    text = Markup("The {} {} of the absolute weight").format(few, percent(float(sizes[:top].sum()) / total))
+    places = [Markup("layer {} holds {}").format(*by_layer[0])]
     if len(by_module) > 1:
-        places.append(Markup("{} in all layers {}").format(by_module.index[0], percent(float(by_module.iloc[0]))))
+        places.append(Markup("{} in all layers {}").format(*by_module[0]))
     return text + Markup("; ") + _joined(places) + Markup(".")
+
+
+def _shares(places: Sequence[object], shares: np.ndarray) -> list[tuple[str, str]]:
+    """What holds which share of the whole, the largest first."""
+    sums: dict[str, float] = {}
+    for place, share in zip(places, shares, strict=True):
+        sums[str(place)] = sums.get(str(place), 0.0) + float(share)
+    return [(place, percent(share)) for place, share in sorted(sums.items(), key=lambda item: -item[1])]
 
 
 def _predicts(section: Section) -> list[Markup]:
@@ -99,7 +107,7 @@ def _predicts(section: Section) -> list[Markup]:
             )
         ]
     ranked = sorted(methods.items(), key=lambda item: -item[1].pearson)
-    parts = [Markup("{} {} ({})").format(method, _number(each), each.interval) for method, each in ranked]
+    parts = [Markup("{} {} ({})").format(method, fixed(each.pearson), each.interval) for method, each in ranked]
     return [
         Markup("On {} masks that ablate {} of the components, predicted and true outputs correlate: ").format(
             f"{section.scores.draws:,} held-out", percent(alpha)
@@ -107,10 +115,6 @@ def _predicts(section: Section) -> list[Markup]:
         + _joined(parts)
         + Markup(".")
     ]
-
-
-def _number(each: Tested) -> str:
-    return f"{each.pearson:.2f}".replace("-", "−")
 
 
 def _joined(parts: Sequence[Markup]) -> Markup:

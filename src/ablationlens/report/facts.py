@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from ablationlens.evaluate import Scores
-from ablationlens.plots.labels import percent
+from ablationlens.plots.labels import fixed, percent
 from ablationlens.report.sections import Section
 from ablationlens.results import Attribution
 
@@ -60,10 +60,10 @@ class Tested:
     def interval(self) -> str:
         if not math.isfinite(self.low) or not math.isfinite(self.high):
             return "no interval"
-        return f"95% interval {self.low:.2f} to {self.high:.2f}".replace("-", "−")
+        return f"95% interval {fixed(self.low)} to {fixed(self.high)}"
 
     def __str__(self) -> str:
-        return f"{self.pearson:.2f} ({self.interval}) at {percent(self.alpha)} ablated".replace("-", "−")
+        return f"{fixed(self.pearson)} ({self.interval}) at {percent(self.alpha)} ablated"
 
 
 def tested(scores: Scores | None, method: str) -> list[Tested]:
@@ -71,9 +71,8 @@ def tested(scores: Scores | None, method: str) -> list[Tested]:
     if scores is None:
         return []
     table = scores.table()
-    table = table[table["method"] == method].sort_values("alpha")
     sizes = scores.frame[scores.frame["method"] == method].groupby("alpha").size()
-    return [
+    results = [
         Tested(
             alpha=float(row["alpha"]),
             pearson=float(row["pearson"]),
@@ -83,11 +82,13 @@ def tested(scores: Scores | None, method: str) -> list[Tested]:
             examples=int(sizes.loc[row["alpha"]]),
         )
         for row in table.to_dict("records")
+        if row["method"] == method
     ]
+    return sorted(results, key=lambda each: each.alpha)
 
 
 def shown_alpha(section: Section) -> float | None:
-    """The ablated fraction at which a section's methods are compared: where the main one was fitted, if tested there."""
+    """The ablated fraction at which a section's methods are compared: where the main one was fitted, or the first."""
     alphas = [] if section.scores is None else sorted({float(alpha) for alpha in section.scores.frame["alpha"]})
     if not alphas:
         return None

@@ -10,15 +10,21 @@
   const config = {
     responsive: true,
     displaylogo: false,
-    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+    // Buttons are for a mouse, and none of them may send the data anywhere: plotly offers that by default.
+    displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false,
+    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d", "sendChartToCloud"],
+    showSendToCloud: false,
+    plotlyServerURL: "",
   };
 
   function layoutOf(figure, paper) {
     const layout = { ...figure.layout, template: template(paper) };
     // A finger that scrolls the page must not zoom the figure under it.
     if (touch.matches) layout.dragmode = false;
-    // Beside the figure a colour bar takes a third of a phone: the cells say their values there.
+    // A colour bar would take a third of a phone: the cells say their values.
     if (narrow.matches) {
+      // A legend below the axes would leave them no room.
+      if (layout.legend && layout.legend.y < 0) layout.showlegend = false;
       for (const name of ["coloraxis", "coloraxis2"]) {
         if (layout[name]) layout[name] = { ...layout[name], showscale: false };
       }
@@ -148,7 +154,7 @@
     function save() {
       const quoted = (text) => `"${String(text).replaceAll('"', '""')}"`;
       const value = (column, row) => (column.names ? column.names[column.values[row]] : column.values[row] ?? "");
-      const lines = [columns.map((c) => quoted(c.label)), ...rows.map((r) => columns.map((c) => quoted(value(c, r))))];
+      const lines = [columns.map((c) => quoted(c.label.replace("\n", " "))), ...rows.map((r) => columns.map((c) => quoted(value(c, r))))];
       const link = document.createElement("a");
       link.href = URL.createObjectURL(new Blob([lines.map((l) => l.join(",")).join("\r\n")], { type: "text/csv" }));
       link.download = "components.csv";

@@ -17,9 +17,9 @@ from ablationlens.data import Batch
 from ablationlens.evaluate import Scores
 from ablationlens.masked_model import MaskedModel
 from ablationlens.plots import correlation, heads, layers, predicted_vs_true, ranking
-from ablationlens.plots.labels import percent
+from ablationlens.plots.labels import fixed, percent
 from ablationlens.plots.theme import DARK, LIGHT, Theme
-from ablationlens.report import answer as words
+from ablationlens.report.answer import answer, heading, question
 from ablationlens.report.facts import shown_alpha
 from ablationlens.report.sections import Section, components, sections
 from ablationlens.report.tables import Entry, component_columns, examples, provenance_entries
@@ -101,8 +101,8 @@ def page(
         lstrip_blocks=True,
     )
     return environment.get_template("page.html.jinja").render(
-        title=title or words.heading(found),
-        question=words.question(found, data),
+        title=title or heading(found),
+        question=question(found, data),
         views=views,
         examples=examples(data),
         model=_model_entries(found),
@@ -114,7 +114,7 @@ def page(
     )
 
 
-def _view(section: Section, id: str) -> View:
+def _view(section: Section, key: str) -> View:
     attributions = section.attributions
     places: list[go.Figure] = []
     for attribution in (_named(method, attribution) for method, attribution in attributions.items()):
@@ -136,14 +136,14 @@ def _view(section: Section, id: str) -> View:
         ]
         rows = _score_rows(section.scores)
     return View(
-        id=id,
+        id=key,
         title=section.title,
         components=components(section.registry),
-        answer=words.answer(section),
-        rankings=[_figure(figure, f"{id}-ranking-{i}") for i, figure in enumerate(rankings)],
-        places=[_figure(figure, f"{id}-place-{i}") for i, figure in enumerate(places)],
-        correlations=[_figure(figure, f"{id}-correlation-{i}") for i, figure in enumerate(correlations)],
-        scatters=[_figure(figure, f"{id}-scatter-{i}") for i, figure in enumerate(scatters)],
+        answer=answer(section),
+        rankings=[_figure(figure, f"{key}-ranking-{i}") for i, figure in enumerate(rankings)],
+        places=[_figure(figure, f"{key}-place-{i}") for i, figure in enumerate(places)],
+        correlations=[_figure(figure, f"{key}-correlation-{i}") for i, figure in enumerate(correlations)],
+        scatters=[_figure(figure, f"{key}-scatter-{i}") for i, figure in enumerate(scatters)],
         scores=rows,
         columns=component_columns(section),
         trust={method: trust(section, method) for method in attributions},
@@ -158,16 +158,17 @@ def _named(method: str, attribution: Attribution) -> Attribution:
     return replace(attribution, method=method)
 
 
-def _figure(figure: go.Figure, id: str) -> Figure:
+def _figure(figure: go.Figure, key: str) -> Figure:
     """Take the titles out of a figure: as text of the page they wrap on a phone, and can be read aloud."""
     drawing: dict[str, Any] = json.loads(figure.to_json() or "{}")
     layout = drawing["layout"]
     title = layout.pop("title")
     layout.pop("template")
-    layout["margin"] = {"l": 8, "r": 8, "t": 8, "b": 8}
-    height = int(layout.pop("height")) - 60
+    # The top is where plotly's buttons appear.
+    layout["margin"] = {"l": 8, "r": 8, "t": 24, "b": 8}
+    height = int(layout.pop("height")) - 48
     return Figure(
-        id,
+        key,
         title=str(Markup(title["text"]).unescape()),
         note=str(Markup(title["subtitle"]["text"]).unescape()),
         height=height,
@@ -185,11 +186,10 @@ def _template(theme: Theme) -> dict[str, Any]:
 def _score_rows(scores: Scores) -> list[list[str]]:
     rows: list[list[str]] = []
     for row in scores.table().to_dict("records"):
-        numbers = [f"{float(row[name]):.3f}".replace("-", "−") for name in ("pearson", "low", "high")]
-        others = [f"{float(row[name]):.3f}".replace("-", "−") for name in ("spearman", "r2", "slope")]
-        interval = f"{numbers[1]} to {numbers[2]}"
-        rows.append([str(row["method"]), percent(float(row["alpha"])), numbers[0], interval, *others])
-        rows[-1].append(f"{int(row['undefined']):,}")
+        numbers = [fixed(float(row[name])) for name in ("spearman", "r2", "slope")]
+        interval = f"{fixed(float(row['low']))} to {fixed(float(row['high']))}"
+        first = [str(row["method"]), percent(float(row["alpha"])), fixed(float(row["pearson"]), 3), interval]
+        rows.append([*first, *numbers, f"{int(row['undefined']):,}"])
     return rows
 
 

@@ -65,9 +65,7 @@ def sections(
                     "give the batch that it was made with"
                 )
     found = _scores(groups, scores)
-    return [
-        Section(title, _model(models, named, title), named, found.get(title)) for title, named in groups.items()
-    ]
+    return [Section(title, _model(models, named, title), named, found.get(title)) for title, named in groups.items()]
 
 
 def components(registry: Registry) -> str:

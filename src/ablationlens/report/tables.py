@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, cast
 
 import numpy as np
@@ -32,20 +31,20 @@ def component_columns(section: Section) -> list[dict[str, Any]]:
     order = np.argsort(-np.abs(main.weights.mean("example").to_numpy()), kind="stable")
     frame = section.registry.frame().iloc[order]
     columns: list[dict[str, Any]] = [{"label": "Component", "type": "text", "values": list(frame["component"])}]
-    columns.append({"label": "Layer", "type": "count", "values": [int(layer) for layer in frame["layer"]]})
-    for label, name in (("Module", "module"), ("Kind", "kind")):
-        codes, distinct = pd.factorize(frame[name])
-        columns.append({"label": label, "type": "text", "values": codes.tolist(), "names": list(distinct)})
     for method, attribution in section.attributions.items():
-        prefix = f"{method} " if len(section.attributions) > 1 else ""
         weights = attribution.weights.transpose("example", "component")
         for label, kind, values in (
             ("weight", "weight", weights.mean("example")),
             ("spread", "amount", weights.std("example")),
         ):
             numbers = [_rounded(float(value)) for value in values.to_numpy()[order]]
-            name = f"{prefix}{label}" if prefix else label.capitalize()
+            name = f"{method}\n{label}" if len(section.attributions) > 1 else label.capitalize()
             columns.append({"label": name, "type": kind, "values": numbers})
+    # Last: the name says them already, and a phone shows the first columns.
+    columns.append({"label": "Layer", "type": "count", "values": [int(layer) for layer in frame["layer"]]})
+    for label, name in (("Module", "module"), ("Kind", "kind")):
+        codes, distinct = pd.factorize(frame[name])
+        columns.append({"label": label, "type": "text", "values": codes.tolist(), "names": list(distinct)})
     return columns
 
 
@@ -59,22 +58,23 @@ class Entry:
 
     Attributes:
         key: what is said, in words; nested entries are joined.
-        cells: what is said of each attribution, with the number of neighbours that it is the same for.
+        cells: what is said of each attribution.
     """
 
     key: str
-    cells: tuple[tuple[str, int], ...]
+    cells: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether the same is said of all."""
+        return len(set(self.cells)) == 1
 
 
 def provenance_entries(provenances: Sequence[Mapping[str, Any]]) -> list[Entry]:
     """Provenances side by side, one line for each thing that any of them says."""
     flat = [dict(_flattened(provenance)) for provenance in provenances]
     keys = list(dict.fromkeys(key for each in flat for key in each))
-    entries: list[Entry] = []
-    for key in keys:
-        texts = [each.get(key, "—") for each in flat]
-        entries.append(Entry(key, tuple((text, len(list(same))) for text, same in groupby(texts))))
-    return entries
+    return [Entry(key, tuple(each.get(key, "—") for each in flat)) for key in keys]
 
 
 def _flattened(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -60,7 +60,9 @@ def _correlation(section: Section, method: str, attribution: Attribution) -> Ite
     here = [each for each in results if alpha is not None and math.isclose(each.alpha, alpha)]
     elsewhere = [each for each in results if each not in here]
     for each in here:
-        yield Finding(_level(each), f"Held-out correlation {each}, the fraction that it was fitted on: {_verdict(each)}")
+        yield Finding(
+            _level(each), f"Held-out correlation {each}, the fraction that it was fitted on: {_verdict(each)}"
+        )
     if alpha is None:
         best = max(elsewhere, key=lambda each: each.pearson if math.isfinite(each.pearson) else -math.inf)
         yield Finding(
@@ -90,21 +92,29 @@ def _correlation(section: Section, method: str, attribution: Attribution) -> Ite
 def _held_out(section: Section) -> Iterator[Finding]:
     if section.scores is None:
         return
-    if section.scores.overlap:
+    draws = section.scores.draws
+    shared = {alpha: count for alpha, count in section.scores.overlap.items() if count}
+    if shared:
+        counts = ", ".join(f"{count:,} of {draws:,} at {percent(alpha)}" for alpha, count in shared.items())
         yield Finding(
             "caution",
-            f"{section.scores.overlap:,} of {section.scores.draws:,} test masks were also drawn for fitting, so the "
-            "correlation is a little too high.",
+            f"Some test masks were also drawn for fitting ({counts}), because there are too few others: the "
+            "correlation there is too high.",
         )
     else:
-        yield Finding("good", f"None of the {section.scores.draws:,} test masks of a fraction was used for fitting.")
+        yield Finding("good", f"None of the {draws:,} test masks for each fraction was used for fitting.")
 
 
 def _fit(attribution: Attribution) -> Iterator[Finding]:
     provenance, size = attribution.provenance, attribution.weights.sizes["component"]
-    bad = int(found(provenance, "quarantined") or 0)
+    bad = int(found(provenance, "quarantined_outputs") or 0)
     if bad:
-        yield Finding("caution", f"{counted(bad, 'output')} were not finite and were left out of the fit.")
+        yield Finding("caution", f"Not finite, and left out of the fit: {counted(bad, 'output')}.")
+    dropped = int(found(provenance, "examples_without_fit") or 0)
+    if dropped:
+        yield Finding(
+            "caution", f"Without weights, because too few outputs were finite: {counted(dropped, 'example')}."
+        )
     unidentified = 0 if attribution.unidentified is None else int(attribution.unidentified.sum())
     if unidentified:
         yield Finding(
@@ -123,24 +133,29 @@ def _fit(attribution: Attribution) -> Iterator[Finding]:
 
 
 def _completeness(attribution: Attribution) -> Iterator[Finding]:
-    gap = found(attribution.provenance, "completeness_gap")
-    if gap is None:
+    """Whether bias plus weights is the output of the whole model."""
+    recorded = found(attribution.provenance, "full_output")
+    if recorded is None:
         return
-    worst = float(np.max(np.abs(np.asarray(gap, dtype=float))))
-    scale = float(np.mean(np.abs(attribution.bias.to_numpy() + attribution.weights.sum("component").to_numpy())))
-    large = worst > 0.1 * max(scale, 1e-12)
+    full = np.asarray(recorded, dtype=float)
+    gaps = np.abs(attribution.bias.to_numpy() + attribution.weights.sum("component").to_numpy() - full)
+    if not np.isfinite(gaps).any():
+        return
+    worst, usual = float(np.nanmax(gaps)), float(np.nanmean(np.abs(full)))
+    large = worst > 0.1 * usual
     yield Finding(
         "note" if large else "good",
-        f"With every part kept, bias plus weights miss the model's own output by up to {worst:.3g}"
-        + (": a sum fitted far from the whole model need not pass through it." if large else "."),
+        f"With every part kept, bias plus weights miss the model's own output by at most {worst:.2g} (its mean size is "
+        f"{usual:.2g})" + (": a sum fitted far from the whole model need not pass through it." if large else "."),
     )
 
 
 def _examples(attribution: Attribution) -> Iterator[Finding]:
     """Whether a mean over examples stands for the examples."""
     weights = attribution.weights.transpose("example", "component").to_numpy()
+    weights = weights[np.isfinite(weights).all(axis=1)]
     if len(weights) < 2:
-        yield Finding("note", "There is only one example: nothing says that others look alike.")
+        yield Finding("note", "There is only one example with weights: nothing says that others look alike.")
         return
     mean = weights.mean(axis=0)
     strongest = np.argsort(-np.abs(mean), kind="stable")[:10]
