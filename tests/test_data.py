@@ -258,7 +258,7 @@ def test_like_keeps_padding_labels_and_scored_positions(tokenizer: Any) -> None:
     expected = batch(texts, tokenizer=tokenizer)
     for others in (
         texts,
-        [text for text in tokenizer(texts).input_ids],
+        list(tokenizer(texts).input_ids),
         expected.inputs["input_ids"],
         dict(expected.inputs),
     ):

@@ -266,7 +266,7 @@ def as_output(output: object) -> Output:
         raise InputError(f"{output.__name__} is a class: give an instance, {output.__name__}()")
     if not callable(output):
         raise InputError(f"an output is an Output or a callable f(logits, batch), not a {type(output).__name__}")
-    return Custom(output)
+    return Custom(cast("Callable[..., Tensor]", output))
 
 
 # --- which rows are scored --------------------------------------------------------------------------------------------
@@ -345,9 +345,8 @@ def _packed(logits: Float[Tensor, "batch position class"], scored: Bool[Tensor, 
 
 
 def _may_write(logits: Tensor) -> bool:
-    """No graph that could hold them, no two elements in one place, no write that PyTorch forbids."""
-    allowed = torch.is_inference_mode_enabled() or not logits.is_inference()
-    return not torch.is_grad_enabled() and logits.is_contiguous() and allowed
+    """No graph that could need them, no two elements in one place."""
+    return not torch.is_grad_enabled() and logits.is_contiguous()
 
 
 def _scored(batch: Batch, logits: Float[Tensor, "batch position class"]) -> Bool[Tensor, "batch position"]:

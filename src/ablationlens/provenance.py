@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 import sys
+from functools import cache
 from importlib import metadata
 
 PACKAGES = ("ablationlens", "torch", "transformer-lens", "transformers", "numpy", "scipy")
 """Packages whose version can change a result."""
 
 
+@cache
 def packages() -> dict[str, str]:
     """Versions of the packages that are installed, and of Python."""
     versions = {"python": ".".join(map(str, sys.version_info[:3])), "machine": platform.machine()}

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ PACKED_SHAPES = 64
 
 
 @runtime_checkable  # so that beartype can check it in the tests
+@runtime_checkable
 class MaskSource(Protocol):
     """Anything that gives the masks of consecutive draws: a Design, or given masks."""
 
@@ -69,6 +70,7 @@ class Bound:
     packed: dict[tuple[int, range], tuple[Batch, StandIns, Tensor | None]] = field(default_factory=dict)
 
 
+@runtime_checkable
 @runtime_checkable
 class Runs(Protocol):
     """What a sweep needs of a MaskedModel."""

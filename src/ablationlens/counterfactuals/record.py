@@ -23,7 +23,9 @@ from ablationlens.provenance import packages
 from ablationlens.sweep import Sweep
 
 BLOCKS_PER_RUN = 200
-"""At most about so many blocks: a kill loses half a percent, and writing costs nothing beside the forward passes."""
+"""At most about so many blocks: a kill loses half a percent."""
+PASSES_PER_BLOCK = 16
+"""At least so many forward passes a block: about a second of work, beside which writing it costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,7 @@ def record(
         StoreError: if the store belongs to another run, is damaged, or cannot be written.
     """
     sweep = Sweep(model, data, model.source(design, data), rows=rows)
-    per_block = sweep.packing.draws * -(-design.draws // (BLOCKS_PER_RUN * sweep.packing.draws))
-    settings = Settings(per_block, sweep.packing.draws, sweep.packing.examples, torch.get_num_threads())
+    settings = Settings(block_draws(sweep.packing, design.draws, len(data)), sweep.packing.draws, sweep.packing.examples, torch.get_num_threads())
     kept = None
     if store is not None:
         kept = Store(store, identity(model, data, design), settings, {"packages": packages()})
@@ -106,6 +107,13 @@ def record(
         "seconds": round(time.perf_counter() - start, 2),
     }
     return Counterfactuals(design, outputs, provenance)
+
+
+def block_draws(packing: Packing, draws: int, examples: int) -> int:
+    """Draws of one block: whole passes, enough of them to make writing cheap."""
+    passes_per_draw = packing.passes(1, examples)
+    wanted = max(draws / BLOCKS_PER_RUN, PASSES_PER_BLOCK * packing.draws / passes_per_draw)
+    return packing.draws * max(1, round(wanted / packing.draws))
 
 
 def _fill(

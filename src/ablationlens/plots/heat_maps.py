@@ -24,7 +24,7 @@ _TITLES: dict[str, str] = {
 }
 
 
-def layers(attribution: Attribution, *, by: By = "weight", theme: Theme = LIGHT) -> go.Figure:
+def layers(attribution: Attribution, *, by: By | str = "weight", theme: Theme = LIGHT) -> go.Figure:
     """Heat map of layers and modules.
 
     Args:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from ablationlens.errors import InputError
 from ablationlens.evaluate import Scores
-from ablationlens.plots.labels import counted, escaped, output_name, percent, shortened
+from ablationlens.plots.labels import counted, escaped, fixed, output_name, percent, shortened
 from ablationlens.plots.theme import LIGHT, NEUTRAL, SERIES, Theme
 
 
@@ -96,21 +96,22 @@ def correlation(scores: Scores, *, theme: Theme = LIGHT) -> go.Figure:
         theme: colours; `LIGHT` or `DARK`.
     """
     table = scores.table()
+    records = table.to_dict("records")
     alphas = sorted(float(alpha) for alpha in table["alpha"].unique())
     methods = list(dict.fromkeys(str(method) for method in table["method"]))
     figure = go.Figure()
     for place, method in enumerate(methods):
-        rows = table[table["method"] == method].sort_values(by=["alpha"])
+        rows = [row for alpha in alphas for row in records if (row["method"], row["alpha"]) == (method, alpha)]
         # Methods stand side by side at an alpha: whiskers drawn over each other cannot be read.
         shift = 0.1 * (place - (len(methods) - 1) / 2) / max(len(methods) - 1, 1) if len(alphas) > 1 else 0.1 * place
         figure.add_scatter(
-            x=[alphas.index(float(alpha)) + shift for alpha in rows["alpha"]],
-            y=rows["pearson"],
+            x=[alphas.index(float(row["alpha"])) + shift for row in rows],
+            y=[row["pearson"] for row in rows],
             error_y={
                 "type": "data",
                 "symmetric": False,
-                "array": rows["high"] - rows["pearson"],
-                "arrayminus": rows["pearson"] - rows["low"],
+                "array": [row["high"] - row["pearson"] for row in rows],
+                "arrayminus": [row["pearson"] - row["low"] for row in rows],
                 "thickness": 1.5,
                 "width": 4,
             },
@@ -118,7 +119,10 @@ def correlation(scores: Scores, *, theme: Theme = LIGHT) -> go.Figure:
             name=escaped(method),
             marker={"size": 9, "color": SERIES[place % len(SERIES)]},
             line={"width": 2, "color": SERIES[place % len(SERIES)]},
-            customdata=_interval_texts(rows),
+            customdata=[
+                [percent(row["alpha"]), f"95% interval {fixed(row['low'], 3)} to {fixed(row['high'], 3)}"]
+                for row in rows
+            ],
             hovertemplate=f"<b>{escaped(method)}</b>, %{{customdata[0]}} ablated<br>"
             "r = %{y:.3f} (%{customdata[1]})<extra></extra>",
         )
@@ -167,13 +171,6 @@ def _listed(values: Sequence[object]) -> str:
 
 def _row(table: pd.DataFrame, method: str, alpha: float) -> Any:
     return table[(table["method"] == method) & (table["alpha"] == alpha)].iloc[0]
-
-
-def _interval_texts(rows: pd.DataFrame) -> list[list[str]]:
-    return [
-        [percent(alpha), f"95% interval {low:.3f} to {high:.3f}"]
-        for alpha, low, high in zip(rows["alpha"], rows["low"], rows["high"], strict=True)
-    ]
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:

@@ -53,7 +53,7 @@ class Recipe:
     vocabulary: int = 2048
     tokenizer_characters: int = 1_500_000
     """How much of each domain's training text the tokenizer sees."""
-    steps: int = 5000
+    steps: int = 4000
     rows_per_domain: int = 4
     length: int = 128
     long_every: int = 4
