@@ -179,7 +179,11 @@ def test_provenance_hashes_the_sources(domains: ZooModel) -> None:
 
 def test_texts_go_on_without_a_file_that_is_missing(domains: ZooModel, monkeypatch: pytest.MonkeyPatch) -> None:
     read, gone = corpus.read, domains.card["data"]["cpp"]["held_out_files"][0]
-    monkeypatch.setattr(corpus, "read", lambda name: None if name == gone else read(name))
+
+    def read_but_one(name: str) -> str | None:
+        return None if name == gone else read(name)
+
+    monkeypatch.setattr(corpus, "read", read_but_one)
     assert len(domains.texts("cpp")) >= 200
     provenance = domains.provenance("cpp")
     assert provenance["missing"] == [gone]
@@ -187,7 +191,7 @@ def test_texts_go_on_without_a_file_that_is_missing(domains: ZooModel, monkeypat
 
 
 def test_a_domain_without_any_file_is_a_clear_error(domains: ZooModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "read", lambda _: None)
+    monkeypatch.setattr(corpus, "read", dict[str, str]().get)
     with pytest.raises(AblationLensError, match=r"none of the \d+ held-out source files of 'maths' is installed"):
         domains.texts("maths")
 

@@ -68,10 +68,12 @@ def test_the_same_recipe_gives_the_same_weights(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("tiny_texts")
 def test_training_sees_no_held_out_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(
-        "ablationlens.zoo.train_domains.tokenize",
-        lambda files, _: (seen.extend(files), np.arange(1, 200, dtype=np.int64))[1],
-    )
+
+    def tokenize(files: dict[str, str], tokenizer: object) -> np.ndarray:
+        seen.extend(files)
+        return np.arange(1, 200, dtype=np.int64)
+
+    monkeypatch.setattr("ablationlens.zoo.train_domains.tokenize", tokenize)
     train(TINY, tmp_path)
     assert sorted(seen) == sorted(training for training, _ in FILES.values())
 

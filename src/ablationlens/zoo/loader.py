@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Int
 from torch import Tensor
 
+import ablationlens.zoo.corpus as corpus  # from the package itself it would be a cycle
 from ablationlens.errors import AblationLensError, InputError, UnknownNameError
-from ablationlens.zoo import corpus
 from ablationlens.zoo.copying import repeated_sequences
 from ablationlens.zoo.texts import exact_texts
 

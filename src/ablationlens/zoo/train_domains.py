@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ablationlens.zoo import corpus
 from ablationlens.zoo.measure import held_out_losses, log_unigram
@@ -39,7 +38,7 @@ Splits: TypeAlias = Mapping[str, tuple[dict[str, str], dict[str, str]]]
 
 END_OF_TEXT = "<|endoftext|>"
 MEASURED_TOKENS = 64
-"""The length of the texts that the card's losses are measured on: what `ZooModel.texts` gives unless asked otherwise."""
+"""The length of the texts that the card's losses are measured on, and that `ZooModel.texts` gives unless told."""
 
 
 @dataclass(frozen=True)
@@ -234,14 +233,15 @@ def fit(model: nn.Module, streams: dict[str, np.ndarray], recipe: Recipe, end: i
             group["lr"] = recipe.learning_rate * _schedule(step, recipe)
         ids = _batch(streams, recipe, random, step, end)
         logits: Tensor = model(input_ids=ids, use_cache=False).logits
-        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         recent.append(loss.item())
         if (step + 1) % 100 == 0:
-            log.info("step %d of %d: loss %.3f, %.0f s", step + 1, recipe.steps, sum(recent) / len(recent), time.perf_counter() - started)  # fmt: skip
+            mean, seconds = sum(recent) / len(recent), time.perf_counter() - started
+            log.info("step %d of %d: loss %.3f, %.0f s", step + 1, recipe.steps, mean, seconds)
             recent.clear()
 
 
@@ -316,9 +316,9 @@ text is included here.
 |---|---|---|---|---|---|---|
 {rows}
 
-Losses are nats per token on the strings that `zoo.texts(domain)` gives ({MEASURED_TOKENS} tokens each, held-out files only, the first
-token given). *unigram* is fitted on the training tokens of all domains, *unigram of the domain* on those of that domain
-alone.
+Losses are nats per token on the strings that `zoo.texts(domain)` gives ({MEASURED_TOKENS} tokens each, held-out files
+only, the first token given). *unigram* is fitted on the training tokens of all domains, *unigram of the domain* on
+those of that domain alone.
 
 ## Training
 

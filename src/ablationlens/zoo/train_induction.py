@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ablationlens.zoo.copying import FIRST_TOKEN, accuracy_without, copy_accuracy, head_scores, repeated_sequences
 from ablationlens.zoo.saving import save_card, save_model, save_tokenizer
@@ -192,7 +191,7 @@ def fit(model: nn.Module, recipe: Recipe) -> int:
             group["lr"] = recipe.learning_rate * _schedule(step, recipe)
         ids, known = _batch(recipe, generator)
         logits: Tensor = model(input_ids=ids, use_cache=False).logits
-        losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+        losses = nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
         # the random part cannot be predicted: a little weight keeps the model honest about that
         loss = losses[:, known:].mean() + 0.1 * losses[:, :known].mean()
         optimiser.zero_grad(set_to_none=True)
@@ -233,7 +232,8 @@ def readme(card: dict[str, Any]) -> str:
     shape, training = card["architecture"], card["training"]
     lengths = "\n".join(f"| {length} | {accuracy:.1%} |" for length, accuracy in card["copy_accuracy"].items())
     heads = "\n".join(
-        f"| L{h['layer']}.head {h['head']} | {h['current_token']:.3f} | {h['previous_token']:.3f} | {h['induction']:.3f} "
+        f"| L{h['layer']}.head {h['head']} "
+        f"| {h['current_token']:.3f} | {h['previous_token']:.3f} | {h['induction']:.3f} "
         f"| {h['accuracy_without']:.1%} | {h['accuracy_as_only_head_of_its_layer']:.1%} "
         f"| {'yes' if h['matters'] else ''} |"
         for h in card["heads"]
@@ -262,11 +262,11 @@ places are ambiguous.
 
 ## Heads
 
-At length {card["measured_on"]["length_for_heads"]}: the mean attention on the current and on the previous token; in the second half, the
-mean attention on the token after the earlier occurrence of the current one (induction); the copy accuracy with that
-head alone silenced (its part of the input of `o_proj` set to zero); the accuracy with all other heads of its layer
-silenced; and whether silencing it alone costs more than five points. Heads that stand in for one another do not show
-when they are silenced one at a time: compare the two columns.
+At length {card["measured_on"]["length_for_heads"]}: the mean attention on the current and on the previous token; in
+the second half, the mean attention on the token after the earlier occurrence of the current one (induction); the copy
+accuracy with that head alone silenced (its part of the input of `o_proj` set to zero); the accuracy with all other
+heads of its layer silenced; and whether silencing it alone costs more than five points. Heads that stand in for one
+another do not show when they are silenced one at a time: compare the two columns.
 
 | head | current token | previous token | induction | without it | as the only head of its layer | matters |
 |---|---|---|---|---|---|---|
@@ -278,8 +278,8 @@ when they are silenced one at a time: compare the two columns.
 {training["learning_rate"]}, weight decay {training["weight_decay"]}, {training["tokens_seen"]:,} tokens, seed
 {training["seed"]}, {training["seconds"]:,} seconds on {training["threads"]} CPU thread(s). Data: {card["data"]}; the
 block's length is drawn from {training["shortest"]} to {training["longest"]}, the prefix's from 0 to
-{training["longest_prefix"]}; where there is a prefix, half of the rows begin with `{BEGIN_OF_TEXT}` (token 0). The script is
-`ablationlens/zoo/train_induction.py`.
+{training["longest_prefix"]}; where there is a prefix, half of the rows begin with `{BEGIN_OF_TEXT}`
+(token 0). The script is `ablationlens/zoo/train_induction.py`.
 
 ## Licence
 
