@@ -18,7 +18,7 @@ import ablationlens as al
 from tests import models
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Host:
     """A tiny model in one host: `reference` is the same model in plain PyTorch, never touched."""
 
@@ -76,6 +76,7 @@ KINDS = {
 HOST_KINDS = [(host, name, kind) for host, name in ALL_HOSTS for kind in KINDS[name]]
 
 
+@cache
 def registry_of(host: Host, kind: str) -> al.Registry:
     """A registry of every component of one kind; a few for rank-one parts."""
     adapter = host.adapter

@@ -45,6 +45,7 @@ from ablationlens.outputs import Margin as Margin
 from ablationlens.outputs import Output as Output
 from ablationlens.outputs import SquaredError as SquaredError
 from ablationlens.registry import Registry as Registry
+from ablationlens.report import report as report
 from ablationlens.results import Attribution as Attribution
 from ablationlens.sites import Component as Component
 from ablationlens.sites import Site as Site
@@ -53,16 +54,13 @@ from ablationlens.sites import Tap as Tap
 if TYPE_CHECKING:
     from ablationlens import plots as plots
     from ablationlens import zoo as zoo
-    from ablationlens.report import report as report
 
 __version__ = "0.1.0"
 
-_LAZY = {"plots": "ablationlens.plots", "zoo": "ablationlens.zoo", "report": "ablationlens.report"}
+_LAZY = {"plots": "ablationlens.plots", "zoo": "ablationlens.zoo"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "report":
-        return importlib.import_module(_LAZY[name]).report
     if name in _LAZY:
         return importlib.import_module(_LAZY[name])
     raise AttributeError(f"module 'ablationlens' has no attribute '{name}'")

@@ -9,23 +9,19 @@ one::
     method: {coar: {alpha: 0.25, draws: 500}}
 
 Where one of several things is chosen (ablation, output, method) its name stands alone, ``output: margin``, or with its
-options, ``output: {logit: {token: 17}}``. A wrong configuration gives one line for each wrong field: where it is, what
-came, and what could stand there.
+options, ``output: {logit: {token: 17}}``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from ablationlens.errors import ConfigError
 from ablationlens.zoo.loader import NAMES
 
 Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]
@@ -39,6 +35,7 @@ Token = int | str
 
 
 Kind = Literal["head", "row", "column", "row_block", "matrix", "neuron", "filter", "rank_one"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def _listed(value: Any) -> Any:
@@ -70,7 +67,7 @@ class OneOf(Strict):
         return value
 
     @model_validator(mode="after")
-    def _one(self) -> Self:
+    def _one(self) -> OneOf:
         if len(self.model_fields_set) != 1:
             came = ", ".join(sorted(self.model_fields_set)) or "none"
             raise ValueError(f"choose exactly one of {', '.join(type(self).model_fields)}; got {came}")
@@ -115,7 +112,7 @@ class DataConfig(Strict):
     positions: int | list[int] | None = None
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
+    def _one_source(self) -> DataConfig:
         if (self.domain is None) == (self.file is None):
             came = "neither" if self.domain is None else "both"
             raise ValueError(f"give either domain (with tokens) or file (with field for .jsonl); got {came}")
@@ -296,104 +293,6 @@ class RunConfig(Strict):
         return RunConfig.model_validate(content)
 
     def to_yaml(self) -> str:
-        """As a file that `parse` reads back, with every default written out."""
+        """As a file that `config_file.parse` reads back, with every default written out."""
         content = self.model_dump(exclude_none=True)
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-
-
-# --- from a file ------------------------------------------------------------------------------------------------------
-
-
-def load(path: Path) -> RunConfig:
-    """Read a configuration.
-
-    Raises:
-        ConfigError: if there is no such file, it is no YAML, or a field is wrong; one line for each.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise ConfigError(f"{path}: the configuration cannot be read: {why}") from error
-    return parse(text, str(path)).relative_to(path.parent)
-
-
-def parse(text: str, source: str) -> RunConfig:
-    """Read a configuration from the text of a file called `source`.
-
-    Raises:
-        ConfigError: if it is no YAML, or a field is wrong; one line for each.
-    """
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        fields = ", ".join(RunConfig.model_fields)
-        raise ConfigError(f"{source}: a configuration is a mapping with the fields {fields}; got {_short(content)}")
-    try:
-        return RunConfig.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{source}: {line}" for line in _lines(error, content))) from None
-
-
-def _lines(error: ValidationError, content: Any) -> list[str]:
-    """One line for each wrong field; the several errors of a field that may hold several types share theirs."""
-    by_field: dict[str, list[str]] = {}
-    for one in error.errors(include_url=False):
-        path, model = _place(one, content)
-        message = _message(one, path, model)
-        if message not in by_field.setdefault(path or "the configuration", []):
-            by_field[path or "the configuration"].append(message)
-    return [f"{path}: {', or '.join(messages)}" for path, messages in by_field.items()]
-
-
-def _place(error: ErrorDetails, content: Any) -> tuple[str, type[BaseModel] | None]:
-    """Dotted path of the wrong field, as the user wrote it, and the model that has it, or should have."""
-    parts: list[str] = []
-    model: type[BaseModel] | None = RunConfig
-    owner: type[BaseModel] | None = None
-    for part in error["loc"]:
-        if isinstance(part, int):
-            if isinstance(content, list):  # else a single thing, which `_listed` has put into a list
-                parts.append(str(part))
-                content = content[part]
-            continue
-        if model is None:  # a member of a union of types: no field
-            break
-        owner, field = model, model.model_fields.get(part)
-        model = None if field is None else _model_of(field.annotation)
-        parts.append(part)
-        content = content.get(part) if isinstance(content, Mapping) else content
-    return ".".join(parts), owner
-
-
-def _model_of(annotation: Any) -> type[BaseModel] | None:
-    """The model in an annotation such as ``list[Model]`` or ``Model | None``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for inner in get_args(annotation) if (found := _model_of(inner))), None)
-
-
-def _message(error: ErrorDetails, path: str, owner: type[BaseModel] | None) -> str:
-    """What came, and what could stand there."""
-    name = path.rpartition(".")[2]
-    fields = list(owner.model_fields) if owner is not None else []
-    if error["type"] == "extra_forbidden":
-        what = "unknown; choose one of" if owner is not None and issubclass(owner, OneOf) else "unknown field; there are"
-        near = get_close_matches(name, fields, n=1)
-        known = f"{what} {', '.join(fields)}" if fields else "unknown field; there is nothing to set here"
-        return known + (f" (did you mean {near[0]}?)" if near else "")
-    if error["type"] == "missing":
-        return "missing"
-    message = error["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
-    if error["type"] == "value_error":
-        return message
-    if error["type"] == "model_type":
-        return f"should be a mapping; got {_short(error['input'])}"
-    return f"{message}; got {_short(error['input'])}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

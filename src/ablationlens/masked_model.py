@@ -236,7 +236,7 @@ class MaskedModel:
             raise InputError(f"reduce is 'mean', 'sum' or a function of (masks, outputs, gradients); got {reduce!r}")
         source = self.source(masks, data)
         sweep = Sweep(self, data, source, rows=rows)
-        sweep.announce("gradient sweep", factor=3)
+        sweep.announce("gradient sweep", factor=3.0)
         total = torch.zeros(len(data), len(self.registry), dtype=torch.float64)
         spans = list(sweep.blocks(0, source.draws))
         for start, stop in bar(spans, total=len(spans), unit="block", label="gradients", show_bar=show_bar):

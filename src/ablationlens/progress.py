@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from tqdm.auto import tqdm
+from tqdm import TqdmWarning
+
+with warnings.catch_warnings():  # a notebook without ipywidgets gets the plain bar, which is no reason to warn
+    warnings.simplefilter("ignore", TqdmWarning)
+    from tqdm.auto import tqdm
 
 Item = TypeVar("Item")
 
@@ -39,7 +44,8 @@ def announce(message: str) -> None:
 def bar(items: Iterable[Item], *, total: int, unit: str, label: str, show_bar: bool | None = None) -> tqdm[Item]:
     """A progress bar over `items`; by default where there is a screen to see it."""
     disabled = not show_bar if show_bar is not None else not (_in_notebook() or sys.stderr.isatty())
-    return tqdm(items, total=total, unit=unit, desc=label, disable=disabled, leave=False)
+    options: dict[str, Any] = {"disable": True} if disabled else {}  # not given otherwise, so that TQDM_DISABLE counts
+    return tqdm(items, total=total, unit=unit, desc=label, leave=False, **options)
 
 
 def duration(seconds: float) -> str:

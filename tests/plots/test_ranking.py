@@ -28,7 +28,7 @@ def test_order_names_weights_spread(rows: Attribution) -> None:
 def test_says_what_is_seen(rows: Attribution) -> None:
     layout = ranking(rows, 7).layout
     assert layout.title.text == "7 strongest of 36 components (COAR)"
-    assert "Mean of 3 examples" in layout.title.subtitle.text
+    assert "mean and standard deviation of 3 examples" in layout.title.subtitle.text
     assert "logit difference" in layout.xaxis.title.text
 
 
@@ -40,7 +40,7 @@ def test_one_example_has_no_whiskers(rows: Attribution) -> None:
     one = replace(rows, weights=rows.weights[:1], bias=rows.bias[:1])
     figure = ranking(one)
     assert not figure.data[0].error_x.visible
-    assert figure.layout.title.subtitle.text.startswith("One example.")
+    assert figure.layout.title.subtitle.text.endswith("one example.")
 
 
 def test_a_method_name_is_no_markup(rows: Attribution) -> None:

@@ -1,4 +1,4 @@
-"""A headless Chromium that is driven through the Chrome DevTools protocol."""
+"""A realistic run to report, and a headless Chromium that is driven through the Chrome DevTools protocol."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+
+from ablationlens import zoo
+from ablationlens.adapters.dispatch import adapt
+from ablationlens.data import Batch, batch
+from ablationlens.evaluate import Scores, agreement
+from ablationlens.masked_model import MaskedModel
+from ablationlens.report import report
+from ablationlens.results import Attribution, attribution
 
 FLAGS = [
     "--headless",
@@ -33,6 +44,97 @@ FLAGS = [
 MISSING = "no Chromium for the browser tests: `apt-get install chromium`, or set CHROMIUM=/path/to/a/browser"
 
 START_SECONDS = 30.0
+
+
+HOSTILE = "</script><script>document.title = 'taken'</script> &lt; <img src=x onerror=alert(1)> <!-- "
+"""A text that would break the page if it were not escaped."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a section of a report is made from."""
+
+    model: MaskedModel
+    attributions: dict[str, Attribution]
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class World:
+    """One model, its data and two runs, as the demo has them."""
+
+    data: Batch
+    rows: Run
+    heads: Run
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    """4,608 rows and 16 heads of a real model; weights are made up, so that nothing has to run."""
+    loaded = zoo.load("domains")
+    adapter = adapt(loaded.model)
+    texts = [
+        "def f(x):\n    return x + 1\n",
+        HOSTILE,
+        "import os, sys",
+        "for i in range(10): print(i)",
+        'class A:\n\t"""Doc."""',
+    ]
+    data = batch(texts, tokenizer=loaded.tokenizer)
+    return World(
+        data,
+        _run(MaskedModel(adapter, adapter.registry("row")), data, 0.05, [0.02, 0.05, 0.1], seed=0),
+        _run(MaskedModel(adapter, adapter.registry("head")), data, 0.25, [0.125, 0.25], seed=1),
+    )
+
+
+def _run(model: MaskedModel, data: Batch, alpha: float, alphas: list[float], seed: int) -> Run:
+    random, size, names = np.random.default_rng(seed), len(model.registry), data.names()
+    base = random.standard_t(3, size) * (1 + model.registry.frame()["layer"].to_numpy())
+    described = {**model.describe(), "data": {"fingerprint": data.fingerprint()}, "packages": {"torch": "2.7"}}
+    masks = {"design": "bernoulli", "alpha": alpha, "draws": 15_000, "seed": 0, "stream": "fit", "components": size}
+    fitted = {"method": "COAR", "alpha": alpha, "draws": 15_000, "rank": size, "condition": 33.4, "masks": masks}
+    made = {
+        name: attribution(
+            name,
+            base + random.normal(0, noise, (len(data), size)),
+            random.normal(size=len(data)),
+            model.registry,
+            names,
+            provenance={**provenance, **described, "full_output": [1.5] * len(data)},
+        )
+        for name, noise, provenance in (
+            ("COAR", 0.5, fitted),
+            ("leave-one-out", 1.5, {"method": "leave-one-out", "masks": {"design": "leave_one_out"}}),
+        )
+    }
+    made["COAR"].provenance["quarantined_outputs"] = 3
+    made["COAR"] = replace(made["COAR"], unidentified=np.arange(size) < 2)
+    true, predicted, rows = {}, {}, []
+    for share in alphas:
+        kept = random.random((200, size)) > share
+        true[share] = made["COAR"].predict(kept)
+        true[share] = true[share] + random.normal(0, true[share].std(axis=0), true[share].shape)
+        for name, each in made.items():
+            predicted[name, share] = each.predict(kept)
+            columns = agreement(true[share], predicted[name, share])
+            for place, example in enumerate(names):
+                values = {key: column[place] for key, column in columns.items()}
+                rows.append({"method": name, "alpha": share, "example": example, **values})
+    scores = Scores(pd.DataFrame(rows), true, predicted, dict.fromkeys(alphas, 0), 200, described)
+    return Run(model, made, scores)
+
+
+@pytest.fixture(scope="session")
+def written(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of both runs."""
+    return report(
+        tmp_path_factory.mktemp("page") / "report.html",
+        [world.rows.model, world.heads.model],
+        world.data,
+        attributions={"Rows": world.rows.attributions, "Heads": world.heads.attributions},
+        scores={"Rows": world.rows.scores, "Heads": world.heads.scores},
+    )
 
 
 class Tab:
@@ -161,6 +263,26 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def tab(browser: str) -> Iterator[Tab]:
     """A fresh tab, light and as wide as a desktop."""
+    yield from _tab(browser)
+
+
+@pytest.fixture(scope="module")
+def shared(browser: str, written: Path) -> Iterator[Tab]:
+    """The page, opened once."""
+    for opened in _tab(browser):
+        opened.open(written)
+        yield opened
+
+
+@pytest.fixture
+def page(shared: Tab) -> Tab:
+    """The page, for tests that leave it as it is: loading and drawing it takes seconds."""
+    # A tab behind another one draws nothing.
+    shared.send("Page.bringToFront")
+    return shared
+
+
+def _tab(browser: str) -> Iterator[Tab]:
     websocket = pytest.importorskip("websocket", reason="pip install websocket-client")
     request = urllib.request.Request(f"http://{browser}/json/new?about:blank", method="PUT")
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as reply:

@@ -75,9 +75,9 @@ class TorchAdapter(Adapter):
         self._accepted = accepted_arguments(model)
         self._addresses, self._stored, layout = self._find()
         self._firings = self._dry_forward(self._example(example))
-        self.layout = self._only_fired(layout)
         watched = {id(a.module): a.name for a in self._addresses.values()}
         self.silent = tuple(name for key, name in watched.items() if key not in self._firings)
+        self.layout = self._only_fired(layout)
         if not self.layout.modules:
             raise AdapterError(
                 f"{type(model).__name__} ran no Linear, Conv1D or Conv2d module, so there is nothing to cut"
@@ -242,7 +242,7 @@ class TorchAdapter(Adapter):
         if "use_cache" in self._accepted:
             inputs["use_cache"] = cast(Any, False)
         output = self.model(*first, **{k: v for k, v in inputs.items() if k != "position_ids" or k in self._accepted})
-        return first_tensor(getattr(output, "logits", output))
+        return first_tensor(getattr(output, "logits", getattr(output, "last_hidden_state", output)))
 
     def run(self, batch: Batch, edits: Sequence[Placed] = ()) -> Tensor:
         with ExitStack() as stack:

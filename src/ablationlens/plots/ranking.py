@@ -43,13 +43,12 @@ def ranking(attribution: Attribution, top: int = 30, *, theme: Theme = LIGHT) ->
             hovertemplate="<b>%{customdata[0]}</b><br>weight %{x:+.4g}<br>spread %{customdata[1]}<extra></extra>",
         )
     )
-    spread = f"Mean of {counted(examples, 'example')}; whiskers: standard deviation between examples."
-    subtitle = spread if examples > 1 else "One example."
+    subtitle = f"mean and standard deviation of {counted(examples, 'example')}" if examples > 1 else "one example"
     figure.update_layout(
         template=theme.template,
         title={
             "text": f"{len(table):,} strongest of {counted(total, 'component')} ({escaped(attribution.method)})",
-            "subtitle": {"text": f"{subtitle} Right of 0: keeping the component raises the {unit}."},
+            "subtitle": {"text": f"Right of 0: keeping it raises the {unit}; {subtitle}."},
         },
         xaxis={"title": {"text": f"weight: effect of keeping it ({unit})"}},
         yaxis={

@@ -142,7 +142,9 @@ def correlation(scores: Scores, *, theme: Theme = LIGHT) -> go.Figure:
             "zeroline": False,
         },
         yaxis={"title": {"text": "Pearson correlation"}, "range": [min(low - 0.05, 0.0) if low < 0 else 0.0, 1.02]},
-        height=380,
+        height=410,
+        # The legend is between the titles and the axes.
+        margin={"t": 104},
         showlegend=True,
     )
     return figure

@@ -89,8 +89,9 @@ class Theme:
                     "font": {"size": 16, "color": self.ink},
                     "subtitle": {"font": {"size": 12, "color": self.muted}},
                     "x": 0,
-                    "xref": "paper",
+                    "xref": "container",
                     "xanchor": "left",
+                    "pad": {"l": 10},
                 },
                 "paper_bgcolor": self.surface,
                 "plot_bgcolor": self.surface,
@@ -100,8 +101,13 @@ class Theme:
                 "xaxis": axis,
                 "yaxis": axis,
                 "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "font": {"color": self.ink}},
-                # Plotly's own bar of buttons is a dark box over the data.
-                "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": self.muted, "activecolor": self.ink},
+                # Plotly's own bar of buttons is a dark box over the data, and one of them uploads the figure.
+                "modebar": {
+                    "bgcolor": "rgba(0,0,0,0)",
+                    "color": self.muted,
+                    "activecolor": self.ink,
+                    "remove": ["sendChartToCloud", "lasso2d", "select2d"],
+                },
                 "hoverlabel": {"align": "left", "namelength": -1, "font": {"family": FONT}},
                 "margin": {"l": 8, "r": 8, "t": 72, "b": 8},
             },

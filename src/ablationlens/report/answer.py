@@ -13,6 +13,9 @@ from ablationlens.report.facts import compared, shown_alpha
 from ablationlens.report.sections import Section, components
 from ablationlens.results import Attribution
 
+WORTH_NAMING = 0.1
+"""Share of the strongest weight below which a component is not named: a sentence would make too much of it."""
+
 
 def model_name(section: Section) -> str:
     """What the model is called: the name in its adapter's description, or its class."""
@@ -57,20 +60,23 @@ def answer(section: Section) -> list[Markup]:
 
 def _strongest(section: Section, name: str, attribution: Attribution) -> Markup:
     table, unit = attribution.table(), measured(section)
-    raising, lowering = table[table["weight"] > 0].head(3), table[table["weight"] < 0].head(3)
-    clauses: list[Markup] = []
-    for rows, verb in ((raising, "raises"), (lowering, "lowers")):
-        if len(rows):
-            first = len(clauses) == 0
-            parts = [
-                Markup("<strong>{}</strong> ({})").format(component, signed(weight))
-                for component, weight in zip(rows["component"], rows["weight"], strict=True)
-            ]
-            lead = Markup("By {}, keeping ").format(name) if first else Markup("keeping ")
-            clauses.append(lead + _joined(parts) + Markup(" {} the {} most").format(verb, unit))
-    if not clauses:
+    weights = table["weight"].to_numpy(dtype=float)
+    if not np.nanmax(np.abs(weights)) > 0:
         return Markup("{} gives every component a weight of 0.").format(name)
-    return Markup("; ").join(clauses) + Markup(".")
+    clauses: list[Markup] = []
+    # The strongest component is in the first clause.
+    ways = [(1, "raises"), (-1, "lowers")] if weights[0] > 0 else [(-1, "lowers"), (1, "raises")]
+    for sign, verb in ways:
+        places = np.flatnonzero(sign * weights >= WORTH_NAMING * np.nanmax(np.abs(weights)))[:3]
+        parts = [
+            Markup("<strong>{}</strong> ({})").format(table["component"].iloc[place], signed(float(weights[place])))
+            for place in places
+        ]
+        if parts:
+            clauses.append(Markup("keeping {} {} the {} most").format(_joined(parts), verb, unit))
+        else:
+            clauses.append(Markup("no part {} it even a tenth as much").format(verb))
+    return Markup("By {}, {}.").format(name, Markup("; ").join(clauses))
 
 
 def _where(attribution: Attribution) -> Markup:

@@ -12,7 +12,6 @@
     displaylogo: false,
     // Buttons are for a mouse, and none of them may send the data anywhere: plotly offers that by default.
     displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false,
-    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d", "sendChartToCloud"],
     showSendToCloud: false,
     plotlyServerURL: "",
   };
