@@ -51,7 +51,7 @@ def bar(items: Iterable[Item], *, total: int, unit: str, label: str, show_bar: b
 def duration(seconds: float) -> str:
     """A length of time in words: 45 s, 3 min 20 s, 2 h 5 min."""
     if seconds < 1:
-        return "under a second"
+        return "a second"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -215,7 +215,7 @@ class Sweep:
 
     def _halve(self, error: RuntimeError) -> None:
         """Halve the packing after an out-of-memory error; raise any other again."""
-        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise error
         self.bound.packed.clear()
         if torch.cuda.is_available():

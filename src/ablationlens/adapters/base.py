@@ -122,7 +122,9 @@ class Adapter(ABC):
                 sites += self._rank_one_sites(chosen_layers, modules, factors, svd)
             else:
                 sites += sites_of(self.layout, name, layers=chosen_layers, modules=modules, size=size)
-        return Registry([(site, None) for site in sites], allow_overlap=allow_overlap)
+        registry = Registry([(site, None) for site in sites], allow_overlap=allow_overlap)
+        self.check(registry)
+        return registry
 
     def _rank_one_sites(
         self,
@@ -181,6 +183,14 @@ class Adapter(ABC):
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Host, class, dtype, device and fingerprint of the model: JSON-able, compared when a run resumes."""
+
+    @abstractmethod
+    def check(self, registry: Registry) -> None:
+        """Refuse components that mean something else in this model than their name says.
+
+        Raises:
+            AdapterError: if there are such.
+        """
 
     @property
     def device(self) -> torch.device:

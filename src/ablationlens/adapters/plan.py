@@ -17,6 +17,7 @@ from torch import Tensor
 from ablationlens.adapters.base import Adapter, Place, Placed
 from ablationlens.edits import Lerp, LowRank
 from ablationlens.errors import InputError
+from ablationlens.kinds import rank_one_site
 from ablationlens.registry import Part, Registry
 from ablationlens.sites import Coordinates, Projected, RankOne, Tap
 
@@ -105,6 +106,7 @@ class Plan:
         self.adapter = adapter
         self.registry = registry
         self.width = len(registry)
+        adapter.check(registry)
         steps = [*self._cuts(), *self._factored()]
         steps.sort(key=_rank)
         self.steps: tuple[Step, ...] = tuple(steps)
@@ -137,6 +139,7 @@ class Plan:
                     place = self.adapter.place(own)
                 case _:
                     continue
+            _same_size(part, place)
             groups.setdefault(place.key, []).append((part, place))
         return [self._cut(sorted(group, key=lambda item: item[1].features.start)) for group in groups.values()]
 
@@ -178,6 +181,7 @@ class Plan:
     def _rank_one(self, part: Part) -> Factored:
         basis = part.site.basis
         assert isinstance(basis, RankOne)
+        rank_one_site(self.adapter.layout.module(part.site.layer, part.site.module), basis)  # checks the shapes
         count, remainder = basis.V.shape[1], None
         columns = torch.full((count,), self.width, dtype=torch.long)
         for position, index in enumerate(part.indices):
@@ -303,6 +307,16 @@ def _features(part: Part) -> int:
     basis = part.site.basis
     assert not isinstance(basis, RankOne)
     return basis.features
+
+
+def _same_size(part: Part, place: Place) -> None:
+    """Refuse a registry that was made for a model of other widths."""
+    features = place.features.stop - place.features.start
+    if _features(part) != features:
+        raise InputError(
+            f"the registry's L{part.site.layer}.{part.site.module} has {_features(part)} features and {place.address} "
+            f"has {features}: it was made for another model; make it again with adapter.registry(...)"
+        )
 
 
 def _spread(off: Tensor, place: Place) -> Tensor:

@@ -21,6 +21,7 @@ from ablationlens.data import Batch
 from ablationlens.edits import Lerp, LowRank, lerp, low_rank
 from ablationlens.errors import AdapterError, InputError, UnknownNameError
 from ablationlens.layout import Heads, Layout, Module
+from ablationlens.registry import Registry
 from ablationlens.sites import Tap
 from ablationlens.types import Side
 
@@ -218,6 +219,9 @@ class TorchAdapter(Adapter):
             holders=(address.module, address.owner),
         )
 
+    def check(self, registry: Registry) -> None:
+        """Weights in plain PyTorch are what their names say."""
+
     def weight(self, layer: int, module: str) -> Tensor:
         stored, rows = self._store(layer, module)
         return orientation.matrix(stored)[rows]
@@ -244,7 +248,19 @@ class TorchAdapter(Adapter):
         output = self.model(*first, **{k: v for k, v in inputs.items() if k != "position_ids" or k in self._accepted})
         return first_tensor(getattr(output, "logits", getattr(output, "last_hidden_state", output)))
 
+    @property
+    def context(self) -> int | None:
+        """Positions that the model takes at most, if it says so."""
+        config = getattr(self.model, "config", None)
+        sizes = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
+        return next((int(size) for size in sizes if isinstance(size, int) and size > 0), None)
+
     def run(self, batch: Batch, edits: Sequence[Placed] = ()) -> Tensor:
+        if batch.length is not None and self.context is not None and batch.length > self.context:
+            raise InputError(
+                f"inputs of {batch.length} positions do not fit into the model's context of {self.context}; "
+                f"cut them, for example tokens[:, :{self.context}]"
+            )
         with ExitStack() as stack:
             stack.enter_context(evaluating(self.model))
             if torch.is_grad_enabled():

@@ -45,8 +45,7 @@ class TransformerLensAdapter(TorchAdapter):
         super().__init__(model, example, allow_repeated=allow_repeated)
         self.folded = weights_are_processed(self)
 
-    def registry(self, kinds: Any, **options: Any) -> Registry:
-        registry = super().registry(kinds, **options)
+    def check(self, registry: Registry) -> None:
         changed = [part.site.kind for part in registry.parts if part.site.kind != "neuron"]
         if self.folded and changed and not self.allow_folded:
             raise AdapterError(
@@ -55,9 +54,6 @@ class TransformerLensAdapter(TorchAdapter):
                 "bridge.enable_compatibility_mode(no_processing=True), or take the processed ones as they are: "
                 "al.adapt(bridge, allow_folded=True)"
             )
-        return registry
-
-    registry.__doc__ = TorchAdapter.registry.__doc__
 
     def _token_model(self) -> bool:
         return True
@@ -93,6 +89,10 @@ class TransformerLensAdapter(TorchAdapter):
                 assert how is not None
                 heads.append(Heads(layer, how.columns // size, size))
         return addresses, stored, Layout(tuple(modules), tuple(heads))
+
+    @property
+    def context(self) -> int | None:
+        return int(self.bridge.cfg.n_ctx) or None
 
     def forward(self, batch: Batch) -> Tensor:
         inputs = dict(batch.inputs)

@@ -78,7 +78,12 @@ def record(
         StoreError: if the store belongs to another run, is damaged, or cannot be written.
     """
     sweep = Sweep(model, data, model.source(design, data), rows=rows)
-    settings = Settings(block_draws(sweep.packing, design.draws, len(data)), sweep.packing.draws, sweep.packing.examples, torch.get_num_threads())
+    settings = Settings(
+        block_draws(sweep.packing, design.draws, len(data)),
+        sweep.packing.draws,
+        sweep.packing.examples,
+        torch.get_num_threads(),
+    )
     kept = None
     if store is not None:
         kept = Store(store, identity(model, data, design), settings, {"packages": packages()})

@@ -72,7 +72,9 @@ class Store:
             self.settings = Settings(**known["settings"])
             self.resumed = True
         else:
-            if self.path.is_dir() and any(left for left in self.path.rglob("*") if left.name not in (BLOCKS, RUN + PARTIAL)):
+            if self.path.is_dir() and any(
+                left for left in self.path.rglob("*") if left.name not in (BLOCKS, RUN + PARTIAL)
+            ):
                 # (an empty blocks folder and a partial run.json are what a kill at the very start leaves)
                 raise StoreError(f"{self.path} is not empty and holds no run; choose a new directory for the store")
             self.record = record or {}

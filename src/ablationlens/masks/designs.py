@@ -75,6 +75,8 @@ class Random(Design):
             )
         if self.draws < 1:
             raise InputError(f"draws is a positive number of masks; got {self.draws}")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed is an integer from 0 to 2**63 - 1; got {self.seed}")
 
     @property
     def ablated(self) -> int:
