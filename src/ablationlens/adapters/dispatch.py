@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from ablationlens.adapters.base import Adapter
-from ablationlens.adapters.torch_module import TorchAdapter, refuse_compiled
+from ablationlens.adapters.state import refuse_compiled
+from ablationlens.adapters.torch_module import TorchAdapter
 from ablationlens.errors import InputError
 
 

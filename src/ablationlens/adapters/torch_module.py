@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,8 +13,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ablationlens.adapters import orientation
+from ablationlens.adapters.addresses import Address, AddressBook, head_size, part_rows
 from ablationlens.adapters.architectures import Architecture, architecture_of, layer_list
 from ablationlens.adapters.base import Adapter, Place, Placed
+from ablationlens.adapters.hooking import first_tensor, hook, keep
+from ablationlens.adapters.state import accepted_arguments, evaluating, fingerprint, frozen, refuse_compiled
 from ablationlens.data import Batch
 from ablationlens.edits import Lerp, LowRank, lerp, low_rank
 from ablationlens.errors import AdapterError, InputError, UnknownNameError
@@ -27,9 +28,6 @@ from ablationlens.types import Side
 
 log = logging.getLogger("ablationlens")
 
-FINGERPRINT_SAMPLES = 4096
-"""Numbers of each parameter that the fingerprint reads: enough to tell models apart, cheap for large ones."""
-
 
 @dataclass(frozen=True)
 class Firing:
@@ -38,20 +36,6 @@ class Firing:
     order: int
     calls: int
     axes: int
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a tap would live, before the dry forward says whether it does."""
-
-    name: str
-    module: nn.Module
-    hook: Side
-    features: slice
-    size: int
-    feature_axis: int
-    owner: nn.Module
-    """The module that stores the weight: its own hooks may have kept the tensor."""
 
 
 class TorchAdapter(Adapter):
@@ -287,7 +271,7 @@ class TorchAdapter(Adapter):
         for group in groups.values():  # first, so that a read sees what the edits of its own activation leave
             stack.callback(self._hook_edit(group, seen, fired).remove)
         for key, place in reads.items():
-            stack.callback(_hook(place, _keep(seen, key)).remove)
+            stack.callback(hook(place, keep(seen, key)).remove)
         return fired
 
     def _hook_edit(
@@ -311,7 +295,7 @@ class TorchAdapter(Adapter):
                         activation = low_rank(activation, seen[placed.read.key], one)
             return activation
 
-        return _hook(place, edit)
+        return hook(place, edit)
 
     def read(self, batch: Batch, taps: Sequence[Tap]) -> dict[Tap, Tensor]:
         places = {tap: self.place(tap) for tap in taps}
@@ -319,7 +303,7 @@ class TorchAdapter(Adapter):
         with ExitStack() as stack, torch.no_grad():
             stack.enter_context(evaluating(self.model))
             for place in {place.key: place for place in places.values()}.values():
-                stack.callback(_hook(place, _keep(seen, place.key)).remove)
+                stack.callback(hook(place, keep(seen, place.key)).remove)
             self.forward(batch)
         return {
             tap: seen[place.key].movedim(place.feature_axis, -1)[..., place.features].movedim(-1, place.feature_axis)
@@ -337,167 +321,3 @@ class TorchAdapter(Adapter):
             "device": self.device.type,
             "fingerprint": fingerprint(self.model),
         }
-
-
-class AddressBook:
-    """Collects modules in canonical order, with the addresses of their taps."""
-
-    def __init__(self) -> None:
-        self.modules: list[Module] = []
-        self.addresses: dict[Tap, Address] = {}
-        self.stored: dict[tuple[int, str], tuple[nn.Module, slice]] = {}
-
-    def add(
-        self,
-        layer: int,
-        name: str,
-        module: nn.Module,
-        address: str,
-        parts: Sequence[str] = (),
-        sizes: Callable[[int], Sequence[int]] | None = None,
-    ) -> None:
-        """Note a module, and the projections that it holds if it is fused."""
-        how = orientation.orientation(module)
-        if how is None:
-            raise AdapterError(f"{address} is a {type(module).__name__}, which has no matrix that can be cut")
-        self.modules.append(Module(layer, name, how.rows, how.columns, how.operation, parts=tuple(parts)))
-        self.stored[layer, name] = (module, slice(0, how.rows))
-        self.addresses[Tap(layer, name, "in")] = Address(
-            address, module, "in", slice(0, how.columns), how.columns, how.feature_axis, module
-        )
-        self.addresses[Tap(layer, name, "out")] = Address(
-            address, module, "out", slice(0, how.rows), how.rows, how.feature_axis, module
-        )
-        start = 0
-        for part, rows in zip(parts, sizes(how.rows) if sizes else (), strict=True):
-            own = slice(start, start + rows)
-            self.modules.append(Module(layer, part, rows, how.columns, part_of=name))
-            self.stored[layer, part] = (module, own)
-            self.addresses[Tap(layer, part, "out")] = Address(
-                address, module, "out", own, how.rows, how.feature_axis, module
-            )
-            start += rows
-
-    def columns(self, layer: int, name: str) -> int:
-        stored, _ = self.stored[layer, name]
-        how = orientation.orientation(stored)
-        assert how is not None
-        return how.columns
-
-
-def part_rows(config: Any, parts: int) -> Callable[[int], Sequence[int]]:
-    """Rows of each projection in a fused matrix: equal shares, which is what the fused families of the table have."""
-
-    def sizes(rows: int) -> Sequence[int]:
-        if parts and rows % parts:
-            raise AdapterError(f"a fused matrix of {rows} rows does not split into {parts} equal projections")
-        return [rows // parts] * parts if parts else []
-
-    return sizes
-
-
-def head_size(config: Any) -> int:
-    """d_head of a Hugging Face configuration."""
-    explicit = getattr(config, "head_dim", None)
-    return int(explicit) if explicit else int(config.hidden_size // config.num_attention_heads)
-
-
-def refuse_compiled(model: nn.Module) -> None:
-    """Hooks added to a compiled model after its first call do nothing, silently.
-
-    Raises:
-        AdapterError: if the model, or a module in it, is compiled.
-    """
-    original = getattr(model, "_orig_mod", None)
-    if isinstance(original, nn.Module):
-        raise AdapterError("the model is compiled, and hooks on it would be ignored: al.adapt(model._orig_mod)")
-    for name, module in model.named_modules():
-        compiled = getattr(module, "_compiled_call_impl", None) is not None
-        if compiled or isinstance(getattr(module, "_orig_mod", None), nn.Module):
-            raise AdapterError(
-                f"module '{name or 'model'}' is compiled, and hooks on it would be ignored; "
-                "adapt the model before it is compiled, for example copy.deepcopy(model) taken before .compile()"
-            )
-
-
-def accepted_arguments(model: nn.Module) -> frozenset[str]:
-    """Names of the arguments that the model's forward takes."""
-    return frozenset(inspect.signature(model.forward).parameters)
-
-
-def first_tensor(value: Any) -> Tensor:
-    """The tensor in a module's output: itself, or the first of a tuple."""
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, tuple | list) and value and isinstance(value[0], Tensor):
-        return value[0]
-    raise AdapterError(f"expected a tensor, or a tuple that starts with one; got {type(value).__name__}")
-
-
-def fingerprint(model: nn.Module) -> str:
-    """sha256 over names, shapes, dtypes and evenly spaced values of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        flat = tensor.detach().flatten()
-        step = max(1, flat.numel() // FINGERPRINT_SAMPLES)
-        digest.update(flat[::step].cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        if tensor.is_floating_point() and flat.numel():
-            digest.update(str(float(flat.double().sum())).encode())
-    return digest.hexdigest()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Generator[None]:
-    """Eval mode for the duration: every module's own flag comes back."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Generator[None]:
-    """No gradients for parameters for the duration: the graph is that of masks and replacements alone."""
-    thawed = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in thawed:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in thawed:
-            parameter.requires_grad_(True)
-
-
-def _hook(place: Place, change: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-    """Pass the activation at a place through `change`; None leaves it as it is."""
-    if place.hook == "out":
-
-        def after(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-            if isinstance(output, Tensor):
-                return change(output)
-            changed = change(first_tensor(output))
-            return None if changed is None else type(output)((changed, *output[1:]))
-
-        return place.module.register_forward_hook(after)
-
-    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            changed = change(first_tensor(args[0]))
-            return None if changed is None else ((changed, *args[1:]), kwargs)
-        name = next(iter(kwargs))
-        changed = change(first_tensor(kwargs[name]))
-        return None if changed is None else (args, {**kwargs, name: changed})
-
-    return place.module.register_forward_pre_hook(before, with_kwargs=True)
-
-
-def _keep(seen: dict[tuple[int, Side], Tensor], key: tuple[int, Side]) -> Callable[[Tensor], None]:
-    def keep(activation: Tensor) -> None:
-        seen[key] = activation
-
-    return keep

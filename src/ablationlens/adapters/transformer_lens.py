@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ablationlens.adapters import orientation
-from ablationlens.adapters.torch_module import Address, TorchAdapter, first_tensor, refuse_compiled
+from ablationlens.adapters.addresses import Address
+from ablationlens.adapters.hooking import first_tensor
+from ablationlens.adapters.state import refuse_compiled
+from ablationlens.adapters.torch_module import TorchAdapter
 from ablationlens.data import Batch
 from ablationlens.errors import AdapterError
 from ablationlens.layout import MODULE_ORDER, Heads, Layout, Module

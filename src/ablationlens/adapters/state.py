@@ -1,0 +1,78 @@
+"""The state of the user's model: what is checked before a run, and what comes back as it was after one."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from ablationlens.errors import AdapterError
+
+FINGERPRINT_SAMPLES = 4096
+"""Numbers of each parameter that the fingerprint reads: enough to tell models apart, cheap for large ones."""
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Hooks added to a compiled model after its first call do nothing, silently.
+
+    Raises:
+        AdapterError: if the model, or a module in it, is compiled.
+    """
+    original = getattr(model, "_orig_mod", None)
+    if isinstance(original, nn.Module):
+        raise AdapterError("the model is compiled, and hooks on it would be ignored: al.adapt(model._orig_mod)")
+    for name, module in model.named_modules():
+        compiled = getattr(module, "_compiled_call_impl", None) is not None
+        if compiled or isinstance(getattr(module, "_orig_mod", None), nn.Module):
+            raise AdapterError(
+                f"module '{name or 'model'}' is compiled, and hooks on it would be ignored; "
+                "adapt the model before it is compiled, for example copy.deepcopy(model) taken before .compile()"
+            )
+
+
+def accepted_arguments(model: nn.Module) -> frozenset[str]:
+    """Names of the arguments that the model's forward takes."""
+    return frozenset(inspect.signature(model.forward).parameters)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """sha256 over names, shapes, dtypes and evenly spaced values of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.detach().flatten()
+        step = max(1, flat.numel() // FINGERPRINT_SAMPLES)
+        digest.update(flat[::step].cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        if tensor.is_floating_point() and flat.numel():
+            digest.update(str(float(flat.double().sum())).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Generator[None]:
+    """Eval mode for the duration: every module's own flag comes back."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Generator[None]:
+    """No gradients for parameters for the duration: the graph is that of masks and replacements alone."""
+    thawed = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in thawed:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in thawed:
+            parameter.requires_grad_(True)
