@@ -7,7 +7,6 @@ the slope stand beside it.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Float64
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from scipy import stats
 
 from ablationlens.counterfactuals.record import record
 from ablationlens.data import Batch
 from ablationlens.errors import InputError, StoreError
+from ablationlens.files import load_arrays, save_arrays
 from ablationlens.masked_model import MaskedModel
 from ablationlens.masks.designs import Design, DesignName, LeaveOneOut, Random, random_design
 from ablationlens.provenance import packages
@@ -140,23 +138,19 @@ class Scores:
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Write to one safetensors file."""
-        target = Path(path)
         keys = list(self.predicted)
         header = {
-            "frame": json.dumps([self.frame[name].tolist() for name in KEYS]),
-            "alphas": json.dumps(list(self.true)),
-            "predicted": json.dumps([list(key) for key in keys]),
-            "overlap": json.dumps([[alpha, count] for alpha, count in self.overlap.items()]),
-            "draws": str(self.draws),
-            "provenance": json.dumps(self.provenance),
+            "frame": [self.frame[name].tolist() for name in KEYS],
+            "alphas": list(self.true),
+            "predicted": keys,
+            "overlap": list(self.overlap.items()),
+            "draws": self.draws,
+            "provenance": self.provenance,
         }
-        arrays = {f"true.{i}": np.ascontiguousarray(self.true[alpha]) for i, alpha in enumerate(self.true)}
+        arrays = {f"true.{i}": self.true[alpha] for i, alpha in enumerate(self.true)}
         arrays |= {f"frame.{name}": self.frame[name].to_numpy(np.float64) for name in MEASURES}
-        arrays |= {f"predicted.{i}": np.ascontiguousarray(self.predicted[key]) for i, key in enumerate(keys)}
-        partial = target.with_name(target.name + ".partial")
-        save_file(arrays, partial, metadata=header)
-        partial.replace(target)
-        return target
+        arrays |= {f"predicted.{i}": self.predicted[key] for i, key in enumerate(keys)}
+        return save_arrays(path, arrays, header)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Scores:
@@ -165,28 +159,22 @@ class Scores:
         Raises:
             StoreError: if there is no such file, or it is damaged.
         """
-        target = Path(path)
-        if not target.is_file():
-            raise StoreError(f"there are no scores at {target}; write them with scores.save('{target}')")
+        arrays, header = load_arrays(path, "scores")
         try:
-            with safe_open(target, framework="numpy") as file:
-                header = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            columns = dict(zip(KEYS, json.loads(header["frame"]), strict=True))
+            columns = dict(zip(KEYS, header["frame"], strict=True))
             columns |= {name: arrays[f"frame.{name}"] for name in MEASURES}
             return cls(
                 frame=pd.DataFrame(columns),
-                true={alpha: arrays[f"true.{i}"] for i, alpha in enumerate(json.loads(header["alphas"]))},
+                true={alpha: arrays[f"true.{i}"] for i, alpha in enumerate(header["alphas"])},
                 predicted={
-                    (method, alpha): arrays[f"predicted.{i}"]
-                    for i, (method, alpha) in enumerate(json.loads(header["predicted"]))
+                    (method, alpha): arrays[f"predicted.{i}"] for i, (method, alpha) in enumerate(header["predicted"])
                 },
-                overlap=dict(json.loads(header["overlap"])),
-                draws=int(header["draws"]),
-                provenance=json.loads(header["provenance"]),
+                overlap=dict(header["overlap"]),
+                draws=header["draws"],
+                provenance=header["provenance"],
             )
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise StoreError(f"{target} does not hold saved scores, or it is damaged ({error})") from error
+        except (KeyError, ValueError) as error:
+            raise StoreError(f"{path} does not hold scores ({error})") from error
 
 
 def evaluate(

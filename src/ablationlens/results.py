@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -13,10 +12,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from ablationlens.errors import InputError, StoreError
+from ablationlens.files import load_arrays, save_arrays
 from ablationlens.registry import Registry
 
 FORMAT_VERSION = 1
@@ -83,22 +81,17 @@ class Attribution:
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Write to one safetensors file; nothing in it is ever unpickled."""
-        target = Path(path)
         header = {
-            "format": str(FORMAT_VERSION),
+            "format": FORMAT_VERSION,
             "method": self.method,
             "registry": self.registry.to_json(),
-            "provenance": json.dumps(self.provenance),
-            "examples": json.dumps([str(name) for name in self.weights["example"].values]),
+            "provenance": self.provenance,
+            "examples": [str(name) for name in self.weights["example"].values],
         }
-        arrays = {"weights": np.ascontiguousarray(self.weights.values), "bias": np.ascontiguousarray(self.bias.values)}
+        arrays = {"weights": self.weights.values, "bias": self.bias.values}
         if self.unidentified is not None:
             arrays["unidentified"] = self.unidentified.astype(np.uint8)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(target.name + ".partial")
-        save_file(arrays, partial, metadata=header)
-        partial.replace(target)
-        return target
+        return save_arrays(path, arrays, header)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Attribution:
@@ -107,26 +100,22 @@ class Attribution:
         Raises:
             StoreError: if there is no such file, or it is not one of ours or damaged.
         """
-        target = Path(path)
-        if not target.is_file():
-            raise StoreError(f"there is no attribution at {target}; write one with attribution.save('{target}')")
+        arrays, header = load_arrays(path, "an attribution")
         try:
-            with safe_open(target, framework="numpy") as file:
-                header = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            registry = Registry.from_json(header["registry"])
+            if header["format"] != FORMAT_VERSION:
+                raise StoreError(f"{path} has format {header['format']}; this version reads format {FORMAT_VERSION}")
             flags = arrays.get("unidentified")
             return attribution(
                 header["method"],
                 arrays["weights"],
                 arrays["bias"],
-                registry,
-                json.loads(header["examples"]),
-                provenance=json.loads(header["provenance"]),
+                Registry.from_json(header["registry"]),
+                header["examples"],
+                provenance=header["provenance"],
                 unidentified=None if flags is None else flags.astype(bool),
             )
-        except (SafetensorError, KeyError, json.JSONDecodeError, InputError) as error:
-            raise StoreError(f"{target} is not a saved attribution, or it is damaged ({error})") from error
+        except (KeyError, InputError) as error:
+            raise StoreError(f"{path} does not hold an attribution ({error})") from error
 
 
 def attribution(

@@ -19,7 +19,9 @@ def test_each_row_of_a_hard_mask_equals_its_own_edited_copy(
     model = al.MaskedModel(host.adapter, registry, al.Zero(include_bias=include_bias))
     inputs = host.inputs(5)
     generator = torch.Generator().manual_seed(len(registry))
-    mask = (torch.rand(5, len(registry), generator=generator) < torch.tensor([0.2, 0.5, 0.8, 0.9, 2.0])[:, None]).float()
+    mask = (
+        torch.rand(5, len(registry), generator=generator) < torch.tensor([0.2, 0.5, 0.8, 0.9, 2.0])[:, None]
+    ).float()
     mask[3] = 0  # everything of this kind at once
     logits = model.logits(mask, al.batch(inputs))
     for row in range(5):
@@ -28,4 +30,6 @@ def test_each_row_of_a_hard_mask_equals_its_own_edited_copy(
         expected = models.logits_of(oracle, inputs[row : row + 1])
         assert models.distance(logits[row : row + 1], expected) < 1e-5, (row, len(off))
     plain = models.logits_of(host.reference, inputs)
-    assert models.distance(logits[:4], plain[:4]) > 1e-2  # the ablations matter, so the comparison above means something
+    assert (
+        models.distance(logits[:4], plain[:4]) > 1e-2
+    )  # the ablations matter, so the comparison above means something

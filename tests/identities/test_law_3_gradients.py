@@ -45,7 +45,9 @@ def gradient_times_parameter(model: Any, gradients: Any, site: Site, include_bia
         features = product.flatten(2).sum(-1).sum(0) if product.ndim > 2 else product.sum(0)
     else:
         features = product.flatten(1).sum(1) + of_bias
-    return torch.stack([group.sum() for group in features.split(site.basis.block if hasattr(site.basis, "block") else 1)])
+    return torch.stack(
+        [group.sum() for group in features.split(site.basis.block if hasattr(site.basis, "block") else 1)]
+    )
 
 
 @pytest.mark.parametrize("include_bias", [False, True], ids=["bias_kept", "bias_too"])

@@ -12,7 +12,6 @@ import ablationlens as al
 from tests import models
 from tests.conftest import ALL_HOSTS, Host, host_of
 
-
 CASES = [(*host, "zero") for host in ALL_HOSTS] + [
     (*host, ablation)
     for host in (("torch", "gpt2"), ("transformer_lens", "llama"), ("torch", "convnet"))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import zipfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -24,11 +23,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from ablationlens.errors import StoreError
+from ablationlens.files import PARTIAL, open_atomically, write_atomically
 
 FORMAT_VERSION = 1
 RUN = "run.json"
 BLOCKS = "blocks"
-PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -160,27 +159,6 @@ def read_run(path: Path) -> dict[str, Any]:
             f"{path / RUN} cannot be read ({type(error).__name__}: {error}); choose a new directory for the store"
         ) from error
     return run
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
-    with open_atomically(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def open_atomically(path: Path) -> Generator[Any]:
-    """Open a file for writing that appears under its name only when it is complete."""
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _refuse_other(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:

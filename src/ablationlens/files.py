@@ -1,0 +1,71 @@
+"""Files: written whole or not at all, arrays with a header of JSON, nothing ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ablationlens.errors import StoreError
+
+PARTIAL = ".partial"
+"""Ending of a file that is being written."""
+
+
+@contextmanager
+def open_atomically(path: Path) -> Generator[Any]:
+    """Open a file for writing that appears under its name only when it is complete."""
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    with open_atomically(path) as file:
+        file.write(content)
+
+
+def save_arrays(path: str | PathLike[str], arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> Path:
+    """Write arrays and a JSON-able header to one safetensors file; folders are made."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = {key: json.dumps(value) for key, value in header.items()}
+    write_atomically(target, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=text))
+    return target
+
+
+def load_arrays(path: str | PathLike[str], what: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what `save_arrays` wrote.
+
+    Args:
+        path: the file.
+        what: what it should hold, for messages: "an attribution".
+
+    Raises:
+        StoreError: if there is no such file, or it is damaged or something else.
+    """
+    target = Path(path)
+    if not target.is_file():
+        raise StoreError(f"there is no file {target} to read {what} from; write one with .save('{target}')")
+    try:
+        with safe_open(target, framework="numpy") as file:
+            header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise StoreError(f"{target} does not hold {what}, or it is damaged ({error}); make it again") from error
