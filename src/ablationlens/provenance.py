@@ -11,9 +11,13 @@ PACKAGES = ("ablationlens", "torch", "transformer-lens", "transformers", "numpy"
 """Packages whose version can change a result."""
 
 
-@cache
 def packages() -> dict[str, str]:
     """Versions of the packages that are installed, and of Python."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     versions = {"python": ".".join(map(str, sys.version_info[:3])), "machine": platform.machine()}
     for name in PACKAGES:
         try:

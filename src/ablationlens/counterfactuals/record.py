@@ -102,6 +102,11 @@ def record(
         for first, stop in bar(missing, total=len(missing), unit="block", label=label, show_bar=show_bar):
             outputs[first:stop] = sweep.outputs(first, stop).numpy()
             if kept is not None:
+                if (sweep.packing.draws, sweep.packing.examples) != (
+                    settings.draws_per_pass,
+                    settings.examples_per_pass,
+                ):
+                    settings = kept.repack(sweep.packing.draws, sweep.packing.examples)
                 kept.write(first // settings.block, outputs[first:stop])
     provenance = {
         **identity(model, data, design),

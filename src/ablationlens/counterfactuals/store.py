@@ -15,7 +15,7 @@ import json
 import zipfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,14 @@ class Store:
             (self.path / BLOCKS).mkdir(exist_ok=True)
             for left_over in (self.path / BLOCKS).glob(f"*{PARTIAL}"):
                 left_over.unlink()
+
+    def repack(self, draws_per_pass: int, examples_per_pass: int) -> Settings:
+        """Note another packing, for a run whose passes did not fit: the blocks that are left are computed with it."""
+        self.settings = replace(self.settings, draws_per_pass=draws_per_pass, examples_per_pass=examples_per_pass)
+        run = read_run(self.path)
+        with self._writing():
+            write_atomically(self.path / RUN, json.dumps({**run, "settings": vars(self.settings)}, indent=1).encode())
+        return self.settings
 
     def block_path(self, block: int) -> Path:
         return self.path / BLOCKS / f"{block:06d}.npz"

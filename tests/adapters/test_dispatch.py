@@ -1,0 +1,45 @@
+"""`adapt` picks the adapter by type, and refuses what it cannot hold."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import ablationlens as al
+from ablationlens.adapters.torch_module import TorchAdapter
+from tests import models
+
+
+def test_the_host_follows_from_the_type() -> None:
+    plain = al.adapt(models.gpt2())
+    assert type(plain) is TorchAdapter
+    lens = al.adapt(models.bridge_of(models.gpt2()))
+    assert type(lens).__name__ == "TransformerLensAdapter"
+    assert al.adapt(plain) is plain
+    assert (plain.describe()["host"], lens.describe()["host"]) == ("torch", "transformer_lens")
+
+
+@pytest.mark.parametrize("thing", [None, 3, "gpt2", {"model": 1}, nn.Linear])
+def test_other_things_are_refused(thing: object) -> None:
+    with pytest.raises(al.InputError, match="TransformerBridge, a Hugging Face model or an nn.Module"):
+        al.adapt(thing)
+
+
+def test_a_compiled_model_is_refused() -> None:
+    wrapped = torch.compile(models.mlp())  # nothing is compiled before the first call
+    with pytest.raises(al.AdapterError, match="compiled.*_orig_mod"):
+        al.adapt(wrapped, example=torch.zeros(1, 10))
+    al.adapt(wrapped._orig_mod, example=torch.zeros(1, 10))
+    in_place = models.mlp()
+    in_place.compile()
+    with pytest.raises(al.AdapterError, match="compiled"):
+        al.adapt(in_place, example=torch.zeros(1, 10))
+    inside = models.mlp()
+    inside.middle = torch.compile(inside.middle)
+    with pytest.raises(al.AdapterError, match="'middle'.*compiled"):
+        al.adapt(inside, example=torch.zeros(1, 10))
+    bridge = models.bridge_of(models.gpt2())
+    bridge.original_model.compile()
+    with pytest.raises(al.AdapterError, match="compiled"):
+        al.adapt(bridge)

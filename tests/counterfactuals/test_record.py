@@ -1,0 +1,124 @@
+"""The loop over draws."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ablationlens as al
+from ablationlens.counterfactuals import record
+from ablationlens.counterfactuals.record import threads
+from tests.conftest import Host, host_of
+
+
+def model_of(host: Host, output: al.Output | None = None) -> al.MaskedModel:
+    return al.MaskedModel(host.adapter, host.registry("row"), output=output or al.Logit(1))
+
+
+def test_outputs_are_those_of_the_sweep(small: Host) -> None:
+    model, data = model_of(small), small.data(3)
+    design = al.Bernoulli(len(model.registry), 0.3, 40, seed=2)
+    found = record(model, data, design)
+    assert found.outputs.dtype == np.float32
+    assert np.abs(found.outputs - model.sweep(design, data).numpy()).max() < 1e-5
+    assert np.array_equal(found.masks(), design.masks(0, 40))
+    assert found.provenance["masks"]["draws"] == 40
+    assert found.provenance["packages"]["torch"]
+
+
+@pytest.mark.parametrize(("first", "second"), [(20, 50), (50, 20), (7, 400)])
+def test_a_store_can_be_extended(small: Host, tmp_path: Path, first: int, second: int) -> None:
+    model, data = model_of(small), small.data(3)
+    width = len(model.registry)
+    for draws in (first, second, max(first, second)):
+        found = record(model, data, al.Bernoulli(width, 0.3, draws), store=tmp_path, rows=6)
+        expected = record(model, data, al.Bernoulli(width, 0.3, draws), rows=6)
+        assert np.array_equal(found.outputs, expected.outputs)
+
+
+def test_a_resumed_run_uses_the_packing_and_threads_that_it_began_with(
+    small: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = model_of(small), small.data(3)
+    design = al.Bernoulli(len(model.registry), 0.3, 30)
+    first = record(model, data, design, store=tmp_path, rows=6)
+    (tmp_path / "blocks" / "000003.npz").unlink()
+    sizes: list[int] = []
+    counts: list[int] = []
+    plain = small.adapter.run
+
+    def spy(batch: al.Batch, edits: object = ()) -> torch.Tensor:
+        sizes.append(len(batch))
+        counts.append(torch.get_num_threads())
+        return plain(batch, edits)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(small.adapter, "run", spy)
+    with threads(3):
+        again = record(model, data, design, store=tmp_path, rows=24)
+        assert torch.get_num_threads() == 3
+    assert set(sizes) == {6}
+    assert set(counts) == {first.provenance["threads"]}
+    assert again.provenance["packing"] == first.provenance["packing"] == {"draws": 2, "examples": 3}
+    assert np.array_equal(again.outputs, first.outputs)
+
+
+def test_only_what_is_missing_is_computed(small: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = model_of(small), small.data(3)
+    design = al.Bernoulli(len(model.registry), 0.3, 30)
+    record(model, data, design, store=tmp_path, rows=6)
+    (tmp_path / "blocks" / "000000.npz").unlink()
+    (tmp_path / "blocks" / "000009.npz").unlink()
+    calls: list[int] = []
+    plain = small.adapter.run
+    monkeypatch.setattr(small.adapter, "run", lambda batch, edits=(): calls.append(1) or plain(batch, edits))
+    record(model, data, design, store=tmp_path, rows=6)
+    assert len(calls) == 2
+    record(model, data, design, store=tmp_path, rows=6)
+    assert len(calls) == 2
+
+
+def test_other_versions_of_packages_are_warned_of(
+    small: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, data = model_of(small), small.data(3)
+    design = al.Bernoulli(len(model.registry), 0.3, 10)
+    record(model, data, design, store=tmp_path)
+    run = tmp_path / "run.json"
+    version = torch.__version__
+    run.write_text(run.read_text().replace(f'"torch": "{version}"', '"torch": "0.1"'))
+    with caplog.at_level(logging.WARNING, logger="ablationlens"):
+        record(model, data, design, store=tmp_path)
+    assert f"torch 0.1 -> {version}" in caplog.text
+
+
+def test_threads_come_back_after_an_exception() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(ValueError, match="on purpose"), threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise ValueError("on purpose")
+    assert torch.get_num_threads() == before
+
+
+def test_callables_are_part_of_the_identity(small: Host, tmp_path: Path) -> None:
+    def run(output: object) -> None:
+        model = al.MaskedModel(small.adapter, small.registry("row"), output=output)  # type: ignore[arg-type]
+        record(model, small.data(3), al.Bernoulli(len(model.registry), 0.3, 10), store=tmp_path)
+
+    run(lambda logits: logits[:, 0])
+    run(lambda logits: logits[:, 0])
+    with pytest.raises(al.StoreError, match="output"):
+        run(lambda logits: logits[:, 1])
+
+
+def test_a_bridge_and_a_plain_model_do_not_share_a_store(tmp_path: Path) -> None:
+    for host in (host_of("torch", "gpt2"), host_of("transformer_lens", "gpt2")):
+        model = al.MaskedModel(host.adapter, host.registry("head"))
+        if host.host == "torch":
+            record(model, host.data(2), al.Bernoulli(8, 0.3, 5), store=tmp_path)
+        else:
+            with pytest.raises(al.StoreError, match="host"):
+                record(model, host.data(2), al.Bernoulli(8, 0.3, 5), store=tmp_path)

@@ -1,0 +1,184 @@
+"""Held-out correlation."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+import ablationlens as al
+from ablationlens.evaluate import agreement, design_of, held_out_masks, pearson
+from ablationlens.masks.designs import random_design
+from tests.conftest import Host
+
+
+@given(draws=st.integers(3, 60), seed=st.integers(0, 2**32 - 1), noise=st.floats(0.01, 10), shift=st.floats(-1e3, 1e3))
+@settings(max_examples=40, deadline=None)
+def test_correlations_are_scipys(draws: int, seed: int, noise: float, shift: float) -> None:
+    rng = np.random.default_rng(seed)
+    true = rng.standard_normal((draws, 3)) + shift
+    predicted = 0.5 * true + noise * rng.standard_normal((draws, 3))
+    found = agreement(true, predicted)
+    for example in range(3):
+        y, p = true[:, example], predicted[:, example]
+        assert abs(found["pearson"][example] - stats.pearsonr(y, p).statistic) < 1e-9
+        assert abs(found["spearman"][example] - stats.spearmanr(y, p).statistic) < 1e-9
+        assert abs(found["slope"][example] - stats.linregress(p, y).slope) < 1e-8
+        expected = 1 - ((y - p) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+        assert abs(found["r2"][example] - expected) < 1e-8 * max(1, abs(expected))
+    assert np.allclose(pearson(true, predicted), found["pearson"])
+
+
+def test_what_does_not_vary_or_is_not_finite_is_undefined_or_left_out() -> None:
+    rng = np.random.default_rng(0)
+    true, predicted = rng.standard_normal((20, 5)), rng.standard_normal((20, 5))
+    true[:, 0], predicted[:, 1] = 3.0, -2.0
+    true[:, 2] = np.nan
+    true[[3, 7], 3], predicted[5, 3] = [np.nan, np.inf], -np.inf
+    found = agreement(true, predicted)
+    assert np.isnan(found["pearson"]).tolist() == [True, True, True, False, False]
+    kept = [i for i in range(20) if i not in (3, 5, 7)]
+    assert abs(found["pearson"][3] - stats.pearsonr(true[kept, 3], predicted[kept, 3]).statistic) < 1e-12
+
+
+@pytest.fixture
+def model(small: Host) -> al.MaskedModel:
+    return al.MaskedModel(small.adapter, small.registry("row"), output=al.Logit(1))
+
+
+@pytest.fixture
+def tiny(small: Host) -> al.MaskedModel:
+    """Four components: 16 masks in all."""
+    registry = small.registry("row").select(where=lambda c: c.site.layer == 2 and c.index < 4)
+    return al.MaskedModel(small.adapter, registry, output=al.Logit(1))
+
+
+def keys(masks: np.ndarray) -> list[bytes]:
+    return [mask.tobytes() for mask in np.ascontiguousarray(masks)]
+
+
+@pytest.mark.parametrize("design", ["bernoulli", "subset", "balanced"])
+def test_held_out_masks_are_disjoint_from_those_of_the_fit(small: Host, design: str) -> None:
+    """12 components at alpha 0.2: many collisions, if nothing were done about them."""
+    registry = small.registry("row").select(where=lambda c: c.site.layer == 1)
+    model = al.MaskedModel(small.adapter, registry, output=al.Logit(1))
+    data = small.data(2)
+    coar = al.coar(model, data, alpha=0.2, draws=60, design=design)  # type: ignore[arg-type]
+    loo = al.leave_one_out(model, data)
+    fit = random_design(design, len(registry), 0.2, 60)
+    fitted = {*keys(fit.masks(0, 60)), *keys(al.LeaveOneOut(len(registry)).masks(0, len(registry) + 1))}
+    source = random_design("bernoulli", len(registry), 0.2, 40, 0, "evaluate")
+    held = held_out_masks(source, {"COAR": coar, "loo": loo})
+    assert held.draws == 40
+    assert held.overlap == 0
+    assert not fitted & set(keys(held.masks(0, 40)))
+    assert fitted & set(keys(source.masks(0, 40)))  # it would have happened
+    scores = al.evaluate(model, data, {"COAR": coar, "loo": loo}, alphas=0.2, draws=40)
+    assert scores.overlap == {0.2: 0}
+    expected = model.sweep(held, data).numpy()
+    assert np.abs(scores.true[0.2] - expected).max() < 1e-5
+    assert np.abs(scores.predicted["COAR", 0.2] - coar.predict(held.masks(0, 40))).max() < 1e-12
+
+
+def test_where_masks_run_out_the_overlap_is_counted(
+    tiny: al.MaskedModel, small: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = small.data(2)
+    coar = al.coar(tiny, data, alpha=0.4, draws=200)
+    fitted = set(keys(al.Bernoulli(4, 0.4, 200).masks(0, 200)))
+    assert len(fitted) == 16  # every mask there is
+    with caplog.at_level(logging.WARNING, logger="ablationlens"):
+        scores = al.evaluate(tiny, data, coar, alphas=[0.4], draws=25)
+    assert scores.overlap == {0.4: 25}
+    assert scores.true[0.4].shape == (25, 2)
+    assert "25 of 25 held-out masks" in caplog.text
+
+
+def test_designs_are_made_again_from_the_provenance(model: al.MaskedModel, small: Host, tmp_path: Path) -> None:
+    data = small.data(2)
+    for design, cls in (("bernoulli", al.Bernoulli), ("subset", al.Subset), ("balanced", al.Balanced)):
+        coar = al.coar(model, data, alpha=0.2, draws=50, seed=9, design=design)  # type: ignore[arg-type]
+        for one in (coar, al.Attribution.load(coar.save(tmp_path / design))):
+            again = design_of(one)
+            assert again is not None
+            assert np.array_equal(again.masks(0, 50), cls(33, 0.2, 50, 9).masks(0, 50))
+
+
+def test_the_table_and_its_intervals(model: al.MaskedModel, small: Host) -> None:
+    data = small.data(8)
+    coar, loo = al.coar(model, data, alpha=0.1, draws=300), al.leave_one_out(model, data)
+    scores = al.evaluate(model, data, {"COAR": coar, "leave-one-out": loo}, alphas=[0.05, 0.1], draws=80)
+    table = scores.table()
+    assert table.columns.tolist() == [
+        "method",
+        "alpha",
+        "pearson",
+        "low",
+        "high",
+        "spearman",
+        "r2",
+        "slope",
+        "undefined",
+    ]
+    assert table["method"].tolist() == ["COAR", "leave-one-out", "COAR", "leave-one-out"]
+    for _, row in table.iterrows():
+        own = scores.frame[(scores.frame["method"] == row["method"]) & (scores.frame["alpha"] == row["alpha"])]
+        values = own["pearson"].to_numpy()
+        assert len(values) == 8
+        assert abs(row["pearson"] - values.mean()) < 1e-12
+        theirs = stats.bootstrap((values,), np.mean, method="percentile", random_state=0).confidence_interval
+        spread = theirs.high - theirs.low
+        assert abs(row["low"] - theirs.low) < 0.3 * spread
+        assert abs(row["high"] - theirs.high) < 0.3 * spread
+    assert "COAR" in repr(scores)
+    single = al.evaluate(model, data.take([0]), al.coar(model, data.take([0]), alpha=0.1, draws=200), draws=60).table()
+    assert single["low"][0] < single["pearson"][0] < single["high"][0]  # over draws
+
+
+def test_scores_survive_a_round_trip(model: al.MaskedModel, small: Host, tmp_path: Path) -> None:
+    data = small.data(3)
+    coar = al.coar(model, data, alpha=0.1, draws=60)
+    scores = al.evaluate(model, data, {"COAR": coar}, alphas=[0.05, 0.1], draws=20)
+    scores.frame.loc[1, "pearson"] = np.nan
+    back = al.Scores.load(scores.save(tmp_path / "scores.safetensors"))
+    pd.testing.assert_frame_equal(back.frame, scores.frame)
+    pd.testing.assert_frame_equal(back.table(), scores.table())
+    assert list(back.true) == list(scores.true)
+    assert all(np.array_equal(back.true[alpha], scores.true[alpha]) for alpha in scores.true)
+    assert all(np.array_equal(back.predicted[key], scores.predicted[key]) for key in scores.predicted)
+    assert (back.overlap, back.draws) == (scores.overlap, scores.draws)
+    assert back.provenance == json.loads(json.dumps(scores.provenance))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
+def test_damaged_scores_are_refused(model: al.MaskedModel, small: Host, tmp_path: Path, share: float) -> None:
+    data = small.data(2)
+    path = al.evaluate(model, data, al.leave_one_out(model, data), draws=10).save(tmp_path / "scores.safetensors")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(al.StoreError):
+        al.Scores.load(path)
+    with pytest.raises(al.StoreError, match="there is no file"):
+        al.Scores.load(tmp_path / "other")
+
+
+def test_what_does_not_belong_together_is_refused(model: al.MaskedModel, tiny: al.MaskedModel, small: Host) -> None:
+    data = small.data(3)
+    loo = al.leave_one_out(model, data)
+    for call, match in [
+        (lambda: al.evaluate(model, data, {}), "nothing to evaluate"),
+        (lambda: al.evaluate(model, data, loo, draws=2), "at least 3"),
+        (lambda: al.evaluate(tiny, data, loo), "another registry"),
+        (lambda: al.evaluate(model, small.data(2), loo), "3 examples, the data has 2"),
+        (lambda: al.evaluate(model, data, loo, alphas=[0.0]), "alpha"),
+        (lambda: al.evaluate(model, data, loo, alphas=[1e-4]), "smallest alpha"),
+    ]:
+        with pytest.raises(al.InputError, match=match):
+            call()

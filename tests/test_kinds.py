@@ -1,0 +1,122 @@
+"""Kinds: from a layout to sites."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import ablationlens as al
+from ablationlens.kinds import KINDS, rank_one_site, sites_of
+from ablationlens.layout import Heads, Layout, Module
+from ablationlens.sites import Coordinates, Projected, RankOne, Tap
+from tests import models
+from tests.conftest import host_of
+
+FUSED = Layout(
+    modules=(
+        Module(0, "attn.qkv", 12, 4, parts=("attn.q", "attn.k", "attn.v")),
+        Module(0, "attn.q", 4, 4, part_of="attn.qkv"),
+        Module(0, "attn.k", 4, 4, part_of="attn.qkv"),
+        Module(0, "attn.v", 4, 4, part_of="attn.qkv"),
+        Module(0, "attn.o", 4, 4),
+        Module(0, "mlp.in", 10, 4),
+        Module(0, "mlp.out", 4, 10),
+    ),
+    heads=(Heads(0, 2, 2),),
+)
+PLAIN = Layout((Module(0, "a", 5, 3, "convolution"), Module(1, "b", 2, 5)), transformer=False)
+
+
+def counts(layout: Layout, kind: str, **options: object) -> dict[str, int]:
+    return {site.module: site.basis.components for site in sites_of(layout, kind, **options)}  # type: ignore[arg-type]
+
+
+def test_defaults_of_each_kind() -> None:
+    assert counts(FUSED, "head") == {"attn": 2}
+    assert counts(FUSED, "row") == {"attn.q": 4, "attn.k": 4, "attn.v": 4, "attn.o": 4, "mlp.in": 10, "mlp.out": 4}
+    assert counts(FUSED, "column") == {"attn.qkv": 4, "attn.o": 4, "mlp.in": 4, "mlp.out": 10}
+    assert counts(FUSED, "row_block", size=3) == {
+        "attn.q": 2,
+        "attn.k": 2,
+        "attn.v": 2,
+        "attn.o": 2,
+        "mlp.in": 4,
+        "mlp.out": 2,
+    }
+    assert counts(FUSED, "matrix") == dict.fromkeys(["attn.q", "attn.k", "attn.v", "attn.o", "mlp.in", "mlp.out"], 1)
+    assert counts(FUSED, "neuron") == {"mlp": 10}
+    assert counts(PLAIN, "filter") == {"a": 5}
+    assert counts(PLAIN, "row") == {"b": 2}
+    assert counts(PLAIN, "matrix") == {"a": 1, "b": 1}
+
+
+def test_taps_and_cuts() -> None:
+    head = sites_of(FUSED, "head")[0]
+    assert head.read == head.write == Tap(0, "attn.o", "in")
+    assert head.basis == Coordinates(4, 2)
+    assert (head.cut.weights, head.cut.axis) == (("attn.o",), "column")
+    neuron = sites_of(FUSED, "neuron")[0]
+    assert neuron.read == Tap(0, "mlp.out", "in")
+    fused = sites_of(FUSED, "column", modules="attn.qkv")[0]
+    assert fused.cut.weights == ("attn.q", "attn.k", "attn.v")
+    own = sites_of(FUSED, "column", modules="q")[0]
+    assert (own.read, own.write) == (Tap(0, "attn.qkv", "in"), Tap(0, "attn.q", "out"))
+    assert own.basis == Projected(4)
+    assert sites_of(FUSED, "matrix")[0].cut.axis == "whole"
+
+
+def test_requests_that_do_not_fit_are_refused() -> None:
+    for call, error, match in [
+        (lambda: sites_of(FUSED, "rows"), al.UnknownNameError, "rank_one"),
+        (lambda: sites_of(FUSED, "row", modules=["attn.qkv"]), al.InputError, "attn.q"),
+        (lambda: sites_of(FUSED, "row_block"), al.InputError, "size=8"),
+        (lambda: sites_of(FUSED, "row_block", size=0), al.InputError, "size=0"),
+        (lambda: sites_of(FUSED, "filter"), al.InputError, "no component of kind 'filter'"),
+        (lambda: sites_of(PLAIN, "head"), al.InputError, "no component of kind 'head'"),
+        (lambda: sites_of(PLAIN, "filter", modules=["b"]), al.InputError, "not a convolution"),
+        (lambda: sites_of(FUSED, "neuron", modules=["mlp.in"]), al.InputError, "no component"),
+        (lambda: sites_of(FUSED, "row", layers=[1]), al.UnknownNameError, "layers 0"),
+    ]:
+        with pytest.raises(error, match=match):
+            call()
+
+
+def test_options_belong_to_their_kind() -> None:
+    adapter = host_of("torch", "gpt2").adapter
+    for options, match in [
+        ({"kinds": "row", "svd": 3}, "rank_one"),
+        ({"kinds": "row", "size": 3}, "row_block"),
+        ({"kinds": "rank_one"}, "svd=8"),
+        ({"kinds": "rank_one", "svd": 3, "factors": {}}, "either"),
+        ({"kinds": "rank_one", "svd": 33, "modules": ["q"]}, "1 to 32"),
+        ({"kinds": "rank_one", "svd": 2, "modules": ["attn.qkv"]}, "not fused"),
+    ]:
+        with pytest.raises(al.InputError, match=match):
+            adapter.registry(**options)
+
+
+def test_factors_need_the_shape_of_the_weight() -> None:
+    module = FUSED.module(0, "mlp.in")
+    site = rank_one_site(module, RankOne(torch.randn(4, 3), torch.randn(3, 10)))
+    assert (site.read, site.write) == (Tap(0, "mlp.in", "in"), Tap(0, "mlp.in", "out"))
+    with pytest.raises(al.InputError, match=r"V \[4, C\] and U \[C, 10\]"):
+        rank_one_site(module, RankOne(torch.randn(10, 3), torch.randn(3, 4)))
+    with pytest.raises(al.InputError, match="linear"):
+        rank_one_site(PLAIN.module(0, "a"), RankOne(torch.randn(3, 1), torch.randn(1, 5)))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_svd_factors_are_the_best_approximation_of_their_rank(name: str) -> None:
+    host = host_of("torch", name)
+    for part in host.adapter.registry("rank_one", svd=4).parts:
+        weight, _ = models.part(host.reference, part.site.layer, part.site.module)
+        basis = part.site.basis
+        assert isinstance(basis, RankOne)
+        singular = np.linalg.svd(weight.detach().double().numpy(), compute_uv=False)
+        missed = float((weight.detach() - (basis.V @ basis.U).T).double().norm())
+        assert abs(missed - np.sqrt((singular[4:] ** 2).sum())) < 1e-5  # Eckart and Young: no rank 4 misses less
+
+
+def test_every_kind_has_a_function() -> None:
+    assert set(KINDS) == {"head", "row", "column", "row_block", "matrix", "neuron", "filter"}

@@ -1,0 +1,301 @@
+"""MaskedModel: shapes and ranges, masks by name and position, sweeps."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import ablationlens as al
+from tests import models
+from tests.conftest import Host, host_of
+
+
+@pytest.fixture
+def model(gpt2: Host) -> al.MaskedModel:
+    return al.MaskedModel(gpt2.adapter, gpt2.registry("head"))
+
+
+# --- shapes and ranges ------------------------------------------------------------------------------------------------
+
+
+def test_one_mask_for_all_equals_the_same_mask_repeated(model: al.MaskedModel, gpt2: Host) -> None:
+    data = gpt2.data(3)
+    mask = torch.tensor([[1.0, 0, 1, 0.5, 1, 1, 0, 1]])
+    assert torch.equal(model(mask, data), model(mask.repeat(3, 1), data))
+    by_position = mask[:, None].repeat(3, 7, 1)
+    assert models.close(model(by_position, data), model(mask, data))
+
+
+@pytest.mark.parametrize(
+    "shape", [(8,), (3, 7), (2, 8), (3, 1, 8), (1, 7, 8), (3, 6, 8), (3, 8, 1), (4, 8), (3, 7, 8, 1)]
+)
+def test_masks_of_another_shape_are_refused(model: al.MaskedModel, gpt2: Host, shape: tuple[int, ...]) -> None:
+    with pytest.raises((al.InputError, TypeError), match=r"\[3, 8\]|shape"):
+        model(torch.ones(shape), gpt2.data(3))
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, float("nan"), float("inf")])
+def test_gates_outside_0_to_1_are_refused(model: al.MaskedModel, gpt2: Host, value: float) -> None:
+    mask = torch.ones(3, 8)
+    mask[1, 2] = value
+    with pytest.raises(al.InputError, match="gates go from 0"):
+        model(mask, gpt2.data(3))
+    with pytest.raises(al.InputError, match="gates go from 0"):
+        model.sweep(mask, gpt2.data(3))
+
+
+def test_masks_of_integers_or_no_tensors_are_refused(model: al.MaskedModel, gpt2: Host) -> None:
+    for mask in (torch.ones(1, 8, dtype=torch.long), np.ones((1, 8))):
+        with pytest.raises((al.InputError, TypeError)):
+            model(mask, gpt2.data(3))  # type: ignore[arg-type]
+    with pytest.raises(al.InputError, match="0 draws"):
+        model.sweep(torch.ones(0, 8), gpt2.data(3))
+    with pytest.raises(al.InputError, match="needed; this one has 7"):
+        model.sweep(al.Bernoulli(7, 0.3, 5), gpt2.data(3))
+    with pytest.raises(al.InputError, match="draw, 8"):
+        model.sweep(torch.ones(4, 7), gpt2.data(3))
+    boolean = torch.ones(4, 8, dtype=torch.bool)
+    assert model.sweep(boolean, gpt2.data(3)).shape == (4, 3)
+
+
+def test_an_empty_registry_is_refused(gpt2: Host) -> None:
+    with pytest.raises(al.InputError, match="empty"):
+        al.MaskedModel(gpt2.adapter, al.Registry([]))
+
+
+def test_a_mask_by_position_is_refused_where_there_are_none() -> None:
+    host = host_of("torch", "convnet")
+    registry = host.registry("filter")
+    with pytest.raises(al.InputError):
+        al.MaskedModel(host.adapter, registry, output=al.Logit(1)).logits(torch.ones(2, 3, len(registry)), host.data(2))
+
+
+# --- masks by name and position ---------------------------------------------------------------------------------------
+
+
+def test_a_mask_by_name(model: al.MaskedModel) -> None:
+    assert torch.equal(model.mask(), torch.ones(1, 8))
+    expected = torch.ones(1, 8)
+    expected[0, [1, 6]] = 0
+    registry = model.registry
+    for off in (["L0.head 1", "L1.head 2"], [1, 6], [registry[1], "L1.head 2"], (registry[6], 1)):
+        assert torch.equal(model.mask(off=off), expected)
+    assert model.mask(off="L0.head 3").sum() == 7
+    with pytest.raises(al.UnknownNameError, match="L0.head 3"):
+        model.mask(off="L0.head 33")
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_mask_at_positions_counts_real_tokens(model: al.MaskedModel, side: str) -> None:
+    tokens = torch.tensor([[3, 7, 9, 1, 0, 0], [8, 2, 6, 5, 4, 1]])
+    attended = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
+    if side == "left":
+        tokens[0], attended[0] = tokens[0].roll(2), attended[0].roll(2)
+    data = al.batch(tokens, attention_mask=attended)
+    mask = model.mask(off=[2], positions=[0, -1], data=data)
+    first = {"left": [2, 5], "right": [0, 3]}[side]
+    expected = torch.ones(2, 6, 8)
+    expected[0, first, 2] = 0
+    expected[1, [0, 5], 2] = 0
+    assert torch.equal(mask, expected)
+    with pytest.raises(al.InputError, match="4 tokens"):
+        model.mask(off=[2], positions=4, data=data)
+    with pytest.raises(al.InputError, match="data=data"):
+        model.mask(off=[2], positions=0)
+
+
+def test_a_gate_at_one_position_is_an_activation_set_to_zero_there(model: al.MaskedModel, gpt2: Host) -> None:
+    inputs = gpt2.inputs(3)
+    data = al.batch(inputs)
+    got = model.logits(model.mask(off="L1.head 1", positions=2, data=data), data)
+    hooked = models.untied(gpt2.reference)
+    size = models.WIDTH // models.HEADS
+
+    def zero(module: object, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        z = args[0].clone()
+        z[:, 2, size : 2 * size] = 0
+        return (z, *args[1:])
+
+    hooked.transformer.h[1].attn.c_proj.register_forward_pre_hook(zero)
+    expected = models.logits_of(hooked, inputs)
+    assert models.close(got, expected)
+    assert torch.equal(got[:, :2], models.logits_of(gpt2.adapter.model, inputs)[:, :2])
+
+
+# --- sweeps -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_is_a_loop_of_single_calls(model: al.MaskedModel, gpt2: Host) -> None:
+    data = gpt2.data(3)
+    masks = torch.rand(6, 8, generator=torch.Generator().manual_seed(0))
+    swept = model.sweep(masks, data)
+    assert (swept.dtype, swept.device.type, tuple(swept.shape)) == (torch.float32, "cpu", (6, 3))
+    assert models.close(swept, torch.stack([model(mask[None], data) for mask in masks]))
+    by_position = torch.rand(4, 7, 8, generator=torch.Generator().manual_seed(1))
+    expected = torch.stack([model(mask[None].repeat(3, 1, 1), data) for mask in by_position])
+    assert models.close(model.sweep(by_position, data), expected)
+
+
+def test_a_gradient_sweep_is_a_loop_of_autograd(model: al.MaskedModel, gpt2: Host) -> None:
+    data = gpt2.data(3)
+    masks = torch.rand(6, 8, generator=torch.Generator().manual_seed(0))
+    slopes = []
+    for mask in masks:
+        gates = mask.repeat(3, 1).requires_grad_()
+        slopes.append(torch.autograd.grad(model(gates, data).sum(), gates)[0])
+    stacked = torch.stack(slopes)
+    for rows in (None, 1, 4):
+        mean, total = (model.sweep_gradient(masks, data, reduce=how, rows=rows) for how in ("mean", "sum"))
+        assert mean is not None
+        assert total is not None
+        assert models.close(mean, stacked.mean(0))
+        assert models.close(total, stacked.sum(0))
+    pieces: list[tuple[Tensor, Tensor, Tensor]] = []
+    assert model.sweep_gradient(masks, data, reduce=lambda *block: pieces.append(block), rows=6) is None
+    assert len(pieces) == 3
+    assert torch.equal(torch.cat([piece[0] for piece in pieces]), masks)
+    assert models.close(torch.cat([piece[1] for piece in pieces]), model.sweep(masks, data))
+    assert models.close(torch.cat([piece[2] for piece in pieces]), stacked)
+    with pytest.raises((al.InputError, TypeError)):
+        model.sweep_gradient(masks, data, reduce="median")  # type: ignore[arg-type]
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    host = host_of("torch", "mlp")
+    registry = host.registry("row")
+    model = al.MaskedModel(host.adapter, registry, output=al.Logit(2))
+    data = host.data(2)
+    mask = torch.full((1, len(registry)), 0.6)
+    gradient = model.sweep_gradient(mask, data)
+    assert gradient is not None
+    step = 0.05
+    for column in range(0, len(registry), 5):
+        up, down = mask.clone(), mask.clone()
+        up[0, column] += step
+        down[0, column] -= step
+        slope = (model(up, data) - model(down, data)) / (2 * step)
+        assert float((slope - gradient[:, column]).abs().max()) < 2e-2 * max(0.1, float(gradient.abs().max()))
+
+
+def test_a_pass_that_does_not_fit_is_halved(
+    gpt2: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = al.MaskedModel(gpt2.adapter, gpt2.registry("head"))
+    data = gpt2.data(3)
+    design = al.Bernoulli(8, 0.3, 9, seed=1)
+    expected, slopes = model.sweep(design, data), model.sweep_gradient(design, data)
+    plain = gpt2.adapter.run
+    seen: list[int] = []
+
+    def small(batch: al.Batch, edits: object = ()) -> Tensor:
+        seen.append(len(batch))
+        if len(batch) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(batch, edits)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gpt2.adapter, "run", small)
+    with caplog.at_level(logging.WARNING, logger="ablationlens"):
+        assert models.close(model.sweep(design, data, rows=27), expected)
+    assert max(seen) == 27
+    assert "did not fit" in caplog.text
+    assert sum(size > 4 for size in seen) <= 4  # once found, the size is kept
+    halved = model.sweep_gradient(design, data, rows=27)
+    assert halved is not None
+    assert slopes is not None
+    assert models.close(halved, slopes)
+
+    def never(batch: al.Batch, edits: object = ()) -> Tensor:
+        raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate")
+
+    monkeypatch.setattr(gpt2.adapter, "run", never)
+    with pytest.raises(al.InputError, match="does not fit into memory"):
+        model.sweep(design, data)
+
+    def broken(batch: al.Batch, edits: object = ()) -> Tensor:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(gpt2.adapter, "run", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        model.sweep(design, data)
+
+
+def test_the_cost_is_logged_before_the_sweep(
+    model: al.MaskedModel, gpt2: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="ablationlens"):
+        model.sweep(al.Bernoulli(8, 0.3, 100), gpt2.data(3), rows=6)
+    assert "100 masks x 3 examples = 300 forward rows of 7 positions, in 50 passes of 6, about" in caplog.text
+
+
+# --- outputs ----------------------------------------------------------------------------------------------------------
+
+
+def test_callables_are_outputs(gpt2: Host) -> None:
+    data = gpt2.data(3)
+    registry = gpt2.registry("head")
+    mask = torch.tensor([[1.0, 0, 1, 0.5, 1, 1, 0, 1]])
+    logits = al.MaskedModel(gpt2.adapter, registry).logits(mask, data)
+    one = al.MaskedModel(gpt2.adapter, registry, output=lambda logits: logits[:, -1, 7])
+    assert torch.equal(one(mask, data), logits[:, -1, 7])
+    two = al.MaskedModel(
+        gpt2.adapter, registry, output=lambda logits, batch: logits[:, 0, 0] + batch.inputs["input_ids"][:, 0]
+    )
+    assert torch.equal(two(mask, data), logits[:, 0, 0] + data.inputs["input_ids"][:, 0])
+    assert torch.equal(two.sweep(mask, data)[0], two(mask, data))  # the batch that is packed along
+    bad = al.MaskedModel(gpt2.adapter, registry, output=lambda logits: logits.sum())
+    with pytest.raises(al.InputError, match="one float for each row"):
+        bad(mask, data)
+
+
+def test_kl_is_zero_where_everything_is_kept_and_compares_with_the_unmodified_model(gpt2: Host) -> None:
+    data = gpt2.data(3)
+    model = al.MaskedModel(gpt2.adapter, gpt2.registry("head"), output=al.KL())
+    assert float(model(torch.ones(1, 8), data).abs().max()) < 1e-6
+    mask = torch.tensor([[1.0, 0, 1, 1, 1, 1, 0, 1]])
+    clean = models.logits_of(gpt2.reference, gpt2.inputs(3)).log_softmax(-1)
+    other = model.logits(mask, data).log_softmax(-1)
+    expected = (clean.exp() * (clean - other)).sum(-1)[:, :-1].mean(1)  # scored: where there is a next token
+    assert models.close(model(mask, data), expected)
+    assert models.close(model.sweep(mask.repeat(5, 1), data, rows=4), expected.repeat(5, 1))
+
+
+def test_outputs_that_are_not_finite_come_through(gpt2: Host) -> None:
+    model = al.MaskedModel(
+        gpt2.adapter, gpt2.registry("head"), output=lambda logits: logits[:, 0, 0] / 0 * torch.tensor([1.0, 0.0, 1.0])
+    )
+    swept = model.sweep(torch.ones(1, 8), gpt2.data(3))
+    assert torch.isfinite(swept).tolist() == [[False, False, False]]
+
+
+def test_replacements_are_bound_once_for_each_batch(gpt2: Host) -> None:
+    bound: list[int] = []
+
+    class Counting(al.Zero):
+        def bind(self, plan: object, data: al.Batch) -> object:  # type: ignore[override]
+            bound.append(len(data))
+            return al.Zero.bind(self, plan, data)  # type: ignore[arg-type]
+
+    model = al.MaskedModel(gpt2.adapter, gpt2.registry("head"), Counting())
+    data = gpt2.data(3)
+    for _ in range(3):
+        model(torch.ones(1, 8), data)
+    model.sweep(torch.ones(5, 8), data)
+    assert bound == [3]
+    model(torch.ones(1, 8), gpt2.data(2))
+    assert bound == [3, 2]
+
+
+def test_describe_holds_everything_that_decides_an_output(gpt2: Host) -> None:
+    import json
+
+    model = al.MaskedModel(gpt2.adapter, gpt2.registry("head"), al.Scale(0.25), al.Logit(3))
+    described = json.loads(json.dumps(model.describe()))
+    assert described["ablation"] == {"ablation": "Scale", "gamma": 0.25}
+    assert described["registry"] == {"components": 8, "fingerprint": model.registry.fingerprint}
+    assert described["output"]["token"] == 3
+    assert described["model"]["host"] == gpt2.host
+    assert "8 components" in repr(model)
