@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -139,7 +140,11 @@ def sweep_end_to_end(seconds: float) -> float:
 
 ROWS: list[tuple[str, float, Callable[[float], float]]] = [
     *(
-        (f"masked forward, {kind}s, {host}, batch {batch}", goal, lambda s, a=(host, kind, batch): masked_forward(*a, s))
+        (
+            f"masked forward, {kind}s, {host}, batch {batch}",
+            goal,
+            lambda s, a=(host, kind, batch): masked_forward(*a, s),
+        )
         for host, kind, goal in (
             ("torch", "row", 0.93),
             ("transformer_lens", "row", 0.87),

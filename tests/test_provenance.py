@@ -20,8 +20,8 @@ def test_versions_are_those_installed() -> None:
 
 def test_a_package_that_is_missing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no-such-package-at-all"))
-    provenance.packages.cache_clear()
+    provenance._versions.cache_clear()
     try:
         assert set(provenance.packages()) == {"python", "machine", "torch"}
     finally:
-        provenance.packages.cache_clear()
+        provenance._versions.cache_clear()

@@ -6,9 +6,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from tests.solvers.problems import every, problem
 
 from ablationlens.solvers import SOLVERS, blocks, least_squares, ridge
+from tests.solvers.problems import every, problem
 
 
 @every

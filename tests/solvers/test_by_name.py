@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.solvers.problems import SEEDS, every, few, problem
 
 from ablationlens.errors import InputError
 from ablationlens.solvers import SOLVERS, check_draws, lasso, minimum_draws
+from tests.solvers.problems import SEEDS, every, few, problem
 
 
 def test_minimum_draws_are_those_that_the_solvers_accept() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.solvers.problems import minimum_norm, problem
 
 from ablationlens.solvers import SOLVERS, least_squares
+from tests.solvers.problems import minimum_norm, problem
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.solvers.problems import SEEDS, bernoulli, few, fixed_size, minimum_norm, predict, problem
 
 from ablationlens.solvers import SOLVERS, least_squares, ridge
+from tests.solvers.problems import SEEDS, bernoulli, few, fixed_size, minimum_norm, predict, problem
 
 
 def test_coar_requirement_04_fixed_size_subsets_identify_differences() -> None:

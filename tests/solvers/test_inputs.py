@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.solvers.problems import every, problem
 
 from ablationlens.errors import InputError
 from ablationlens.solvers import SOLVERS
+from tests.solvers.problems import every, problem
 
 
 @every

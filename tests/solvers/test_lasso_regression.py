@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 from sklearn.linear_model import Lasso
-from tests.solvers.problems import bernoulli, problem
 
 from ablationlens.errors import InputError
 from ablationlens.solvers import lasso, least_squares
+from tests.solvers.problems import bernoulli, problem
 
 
 @pytest.mark.parametrize("partial", [False, True])

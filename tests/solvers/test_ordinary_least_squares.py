@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from sklearn.linear_model import LinearRegression
-from tests.solvers.problems import SEEDS, bernoulli, few, predict, problem, single_ablations
 
 from ablationlens.solvers import least_squares, ridge
+from tests.solvers.problems import SEEDS, bernoulli, few, predict, problem, single_ablations
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.float32, np.float64])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
-from tests.solvers.problems import bernoulli, fixed_size, problem
 
 from ablationlens.errors import InputError
 from ablationlens.solvers import SOLVERS, least_squares, ridge
+from tests.solvers.problems import bernoulli, fixed_size, problem
 
 
 @pytest.mark.parametrize("partial", [False, True])

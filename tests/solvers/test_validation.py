@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.solvers.problems import problem
 
 from ablationlens.errors import InputError
 from ablationlens.solvers import lasso, ridge
+from tests.solvers.problems import problem
 
 
 def test_a_single_penalty_is_used_without_validation() -> None:
