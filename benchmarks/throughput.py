@@ -143,7 +143,7 @@ ROWS: list[tuple[str, float, Callable[[float], float]]] = [
         (
             f"masked forward, {kind}s, {host}, batch {batch}",
             goal,
-            lambda s, a=(host, kind, batch): masked_forward(*a, s),
+            partial(masked_forward, host, kind, batch),
         )
         for host, kind, goal in (
             ("torch", "row", 0.93),
