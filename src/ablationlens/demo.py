@@ -1,0 +1,175 @@
+"""The demo: which rows and heads of the bundled model `domains` write Python? Two runs and one report, in minutes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ablationlens import runs
+from ablationlens.adapters.dispatch import adapt
+from ablationlens.config import RunConfig
+from ablationlens.errors import ConfigError
+from ablationlens.loading import open_model
+from ablationlens.masked_model import Sweep
+from ablationlens.masks.designs import Bernoulli
+from ablationlens.report import report
+
+ROWS_DRAWS = 20_000
+"""Masks for 4,608 rows: more than four for each weight that is fitted."""
+TIMED_PASSES = 15
+"""Forward passes that the estimate of the time is measured from."""
+FIT_SHARE = 0.02
+"""Share of the regression's masks that the estimate is measured from."""
+TIMED_PRODUCTS = 3
+"""How often that share is measured."""
+FIT_FACTOR = 2.5
+"""A regression takes about so many times its product of masks with masks (measured: ridge, 4,608 rows)."""
+
+_SHARED: dict[str, Any] = {
+    "model": {"name": "domains", "host": "transformer_lens"},
+    "data": {"domain": "python", "tokens": 16, "count": 6},
+}
+RUNS: dict[str, dict[str, Any]] = {
+    "rows": {
+        **_SHARED,
+        "registry": {"kinds": "row"},
+        "method": [{"coar": {"alpha": 0.05, "draws": ROWS_DRAWS}}, "leave_one_out"],
+        "evaluate": {"alphas": [0.02, 0.05, 0.1], "draws": 300},
+    },
+    "heads": {
+        **_SHARED,
+        "registry": {"kinds": "head"},
+        "method": [
+            {"coar": {"alpha": 0.125, "draws": 1000, "name": "COAR (12.5%)"}},
+            {"coar": {"alpha": 0.25, "draws": 1000, "name": "COAR (25%)"}},
+            "leave_one_out",
+        ],
+        "evaluate": {"alphas": [0.125, 0.25], "draws": 300},
+    },
+}
+"""Name of the folder, and of the section in the report -> configuration of the run."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the demo costs.
+
+    Attributes:
+        rows: forward rows of all its runs.
+        seconds: how long they take, regression included, from a few timed passes.
+    """
+
+    rows: int
+    seconds: float
+
+
+def begin(folder: Path) -> bool:
+    """Claim a directory; whether a demo was begun there, and goes on.
+
+    Raises:
+        ConfigError: if the directory is taken by something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out {folder} is a file: give a directory")
+    begun = is_demo(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not begun:
+        raise ConfigError(f"--out {folder} is not empty and holds no demo: choose another directory")
+    return begun
+
+
+def is_demo(folder: Path) -> bool:
+    """Whether a demo was begun in a directory."""
+    return any((folder / name / runs.CONFIG).is_file() for name in RUNS)
+
+
+def prepare() -> dict[str, runs.Prepared]:
+    """Load the model once, and cut it by rows and by heads."""
+    configs = {name: RunConfig.model_validate(content) for name, content in RUNS.items()}
+    opened = open_model(configs["rows"].model)
+    adapter = adapt(opened.model)
+    return {name: runs.prepare(config, opened, adapter) for name, config in configs.items()}
+
+
+def estimate(prepared: Mapping[str, runs.Prepared]) -> Estimate:
+    """Forward rows of all runs, and the time they take, measured from a few passes and a part of the regression."""
+    total, seconds = 0, 0.0
+    for one in prepared.values():
+        components, config = len(one.model.registry), one.config
+        draws = len(config.alphas) * config.evaluate.draws
+        for method in config.method:
+            draws += components + 1 if method.coar is None else method.coar.draws
+            seconds += 0.0 if method.coar is None else _fit_seconds(method.coar.draws, components)
+        rows = draws * len(one.data)
+        total += rows
+        seconds += rows * _row_seconds(one)
+    return Estimate(total, seconds)
+
+
+def _row_seconds(prepared: runs.Prepared) -> float:
+    """Seconds of one forward row, sampling of its mask included."""
+    sweep = Sweep(prepared.model, prepared.data, Bernoulli(len(prepared.model.registry), 0.05, 10_000))
+    draws = sweep.packing.draws
+    sweep.outputs(0, draws)  # the first pass also pays for what is set up once
+    return _median_seconds(lambda: sweep.outputs(0, draws), TIMED_PASSES) / (draws * len(prepared.data))
+
+
+def _fit_seconds(draws: int, components: int) -> float:
+    part = np.ones((max(1, round(FIT_SHARE * draws)), components), dtype=np.float32)
+    return FIT_FACTOR * _median_seconds(lambda: np.matmul(part.T, part), TIMED_PRODUCTS) * draws / len(part)
+
+
+def _median_seconds(action: Callable[[], object], times: int) -> float:
+    """Of several, because one alone may have had to wait for other work on the machine."""
+    seconds: list[float] = []
+    for _ in range(times):
+        start = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def execute(prepared: Mapping[str, runs.Prepared], folder: Path) -> dict[str, runs.Results]:
+    """Run what is not done yet."""
+    found: dict[str, runs.Results] = {}
+    for name, one in prepared.items():
+        runs.begin(one.config, folder / name, resume=True)
+        found[name] = runs.execute(one, folder / name)
+    return found
+
+
+def read(folder: Path) -> dict[str, runs.Results]:
+    """What a demo has left in its directory.
+
+    Raises:
+        StoreError: if it is not finished, or a file is damaged.
+    """
+    return {name: runs.read(folder / name)[1] for name in RUNS}
+
+
+def table(found: Mapping[str, runs.Results]) -> pd.DataFrame:
+    """Correlations of all runs on held-out masks."""
+    frames = []
+    for name, results in found.items():
+        frame = results.scores.table()
+        frame.insert(0, "components", name)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def write_report(path: Path, prepared: Mapping[str, runs.Prepared], found: Mapping[str, runs.Results]) -> Path:
+    """One page with a section for each run."""
+    return report(
+        path,
+        [one.model for one in prepared.values()],
+        prepared["rows"].data,
+        attributions={name.capitalize(): results.attributions for name, results in found.items()},
+        scores={name.capitalize(): results.scores for name, results in found.items()},
+        title="Which parts of a language model write Python?",
+    )
