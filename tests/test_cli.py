@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import ablationlens as al
-from tests.tiny_runs import Command, Refused, WriteConfig, environment
+from tests.runs.tiny_runs import Command, Refused, WriteConfig, environment
 
-pytest_plugins = ["tests.tiny_runs_fixtures"]
+pytest_plugins = ["tests.runs.tiny_runs_fixtures"]
 
 
 def test_version_and_help(command: Command) -> None:
@@ -58,7 +58,7 @@ def test_components(command: Command, tiny_directory: Path) -> None:
 def test_control_c_says_how_to_go_on(
     command: Command, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ablationlens import runs
+    from ablationlens.runs import running as runs
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -112,7 +112,7 @@ def demo(
     ),
 ) -> None:
     """Which rows and heads of a bundled model write Python? COAR and leave-one-out, in a few minutes."""
-    from ablationlens import demo as demos
+    from ablationlens.runs import demo as demos
 
     begun = demos.begin(out)
     _quiet_hosts()
@@ -143,7 +143,8 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped in --out.")] = False,
 ) -> None:
     """Attribute and evaluate as a configuration says."""
-    from ablationlens import config_file, runs
+    from ablationlens.runs import config_file
+    from ablationlens.runs import running as runs
 
     asked = config_file.load(config)
     runs.begin(asked, out, resume=resume, source=config)
@@ -166,8 +167,8 @@ def components(
 ) -> None:
     """Print which components a model has, by kind and module."""
     from ablationlens.adapters.dispatch import adapt
-    from ablationlens.config import KINDS, ModelConfig
-    from ablationlens.loading import open_model
+    from ablationlens.runs.config import KINDS, ModelConfig
+    from ablationlens.runs.loading import open_model
 
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"--kind {kind}: the kinds are {', '.join(KINDS)}")
@@ -210,8 +211,8 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of a finished run or demo.")],
 ) -> None:
     """Write the report of a run again, from what its directory holds."""
-    from ablationlens import demo as demos
-    from ablationlens import runs
+    from ablationlens.runs import demo as demos
+    from ablationlens.runs import running as runs
 
     if not folder.is_dir():
         raise ConfigError(f"there is no directory {folder}")

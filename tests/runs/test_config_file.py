@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ablationlens import config_file
 from ablationlens.errors import ConfigError
+from ablationlens.runs import config_file
 
 SHORT = """
 model: domains

@@ -12,7 +12,7 @@ import yaml
 
 from ablationlens import cli
 from tests import models
-from tests.tiny_runs import TEXTS, WORDS, Command, Refused, WriteConfig
+from tests.runs.tiny_runs import TEXTS, WORDS, Command, Refused, WriteConfig
 
 
 @pytest.fixture(scope="session")

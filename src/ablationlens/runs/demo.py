@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablationlens import runs
 from ablationlens.adapters.dispatch import adapt
-from ablationlens.config import RunConfig
 from ablationlens.errors import ConfigError
-from ablationlens.loading import open_model
 from ablationlens.masked_model import Sweep
 from ablationlens.masks.designs import Bernoulli
 from ablationlens.report import report
+from ablationlens.runs import running as runs
+from ablationlens.runs.config import RunConfig
+from ablationlens.runs.loading import open_model
 
 ROWS_DRAWS = 20_000
 """Masks for 4,608 rows: more than four for each weight that is fitted."""

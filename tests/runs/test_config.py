@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ablationlens import config_file
 from ablationlens.adapters.base import Adapter
-from ablationlens.config import KINDS, RunConfig
 from ablationlens.kinds import KINDS as LIBRARY_KINDS
+from ablationlens.runs import config_file
+from ablationlens.runs.config import KINDS, RunConfig
 
 SHORT = """
 model: domains

@@ -14,9 +14,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ablationlens import zoo
-from ablationlens.config import PATH_SIGNS, DataConfig, ModelConfig
 from ablationlens.data import Batch, batch
 from ablationlens.errors import ConfigError
+from ablationlens.runs.config import PATH_SIGNS, DataConfig, ModelConfig
 from ablationlens.zoo.loader import NAMES
 
 DOMAIN_COUNT = 8

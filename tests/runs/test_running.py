@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import ablationlens as al
-from tests.tiny_runs import TEXTS, Command, Refused, WriteConfig, environment
+from tests.runs.tiny_runs import TEXTS, Command, Refused, WriteConfig, environment
 
-pytest_plugins = ["tests.tiny_runs_fixtures"]
+pytest_plugins = ["tests.runs.tiny_runs_fixtures"]
 
 KILLED_AFTER_A_BLOCK = """
 import os, signal, sys

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from yaml.error import MarkedYAMLError
 
-from ablationlens.config import OneOf, RunConfig
 from ablationlens.errors import ConfigError
+from ablationlens.runs.config import OneOf, RunConfig
 
 
 def load(path: Path) -> RunConfig:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_runs import Refused
+from tests.runs.tiny_runs import Refused
 
-pytest_plugins = ["tests.tiny_runs_fixtures"]
+pytest_plugins = ["tests.runs.tiny_runs_fixtures"]
 
 
 def test_models_that_are_refused(refused: Refused, tiny_directory: Path, tmp_path: Path) -> None:

@@ -13,24 +13,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablationlens import config as configs
-from ablationlens import config_file
 from ablationlens.ablations import Ablation, GaussianNoise, Mean, Resample, Scale, Zero
 from ablationlens.adapters.base import Adapter
 from ablationlens.adapters.dispatch import adapt
 from ablationlens.attribution import coar, leave_one_out
 from ablationlens.attribution.coar import kept_outputs
-from ablationlens.config import MethodConfig, RunConfig
 from ablationlens.counterfactuals.store import write_atomically
 from ablationlens.data import Batch
 from ablationlens.errors import ConfigError, StoreError
 from ablationlens.evaluate import Scores, evaluate
-from ablationlens.loading import Opened, open_data, open_model
 from ablationlens.masked_model import MaskedModel
 from ablationlens.masks.designs import random_design
 from ablationlens.outputs import KL, CrossEntropy, Logit, LogitDifference, Margin, Output
 from ablationlens.report import report
 from ablationlens.results import Attribution
+from ablationlens.runs import config as configs
+from ablationlens.runs import config_file
+from ablationlens.runs.config import MethodConfig, RunConfig
+from ablationlens.runs.loading import Opened, open_data, open_model
 from ablationlens.solvers import check_draws
 
 CONFIG = "config.yaml"

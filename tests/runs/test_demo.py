@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ablationlens import demo
-from tests.tiny_runs import Command
+from ablationlens.runs import demo
+from tests.runs.tiny_runs import Command
 
-pytest_plugins = ["tests.tiny_runs_fixtures"]
+pytest_plugins = ["tests.runs.tiny_runs_fixtures"]
 
 
 def test_demo(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
