@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ log = logging.getLogger("ablationlens")
 
 ESTIMATE_FROM = 20
 """Passes from which a sweep times one pass first and says how long it will take."""
+TIMED_PASSES = 3
+"""Passes that are timed for it."""
 PACKED_SHAPES = 64
 """Shapes of passes whose inputs are kept."""
 
@@ -135,11 +138,14 @@ class Sweep:
         announce(message)
 
     def _time_one_pass(self) -> float:
+        """Seconds of one pass, sampling included: a median, because a machine has other things to do."""
         stop = min(self.packing.draws, self.source.draws)
-        self.outputs(0, stop, limit=1)  # the first pass also pays for what is set up once
-        start = time.perf_counter()
-        self.outputs(0, stop, limit=1)
-        return time.perf_counter() - start
+        seconds: list[float] = []
+        for _ in range(1 + TIMED_PASSES):
+            start = time.perf_counter()
+            self.outputs(0, stop, limit=1)
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds[1:])  # the first pass also pays for what is set up once
 
     def blocks(self, start: int, stop: int) -> Iterable[tuple[int, int]]:
         """Consecutive draws that share one call of `outputs` or `gradients`."""

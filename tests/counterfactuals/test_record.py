@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -93,6 +94,46 @@ def test_other_versions_of_packages_are_warned_of(
     with caplog.at_level(logging.WARNING, logger="ablationlens"):
         record(model, data, design, store=tmp_path)
     assert f"torch 0.1 -> {version}" in caplog.text
+
+
+class OutOfMemoryOnce:
+    """Lets one pass of a run, the `at`-th, not fit into memory; `sizes` are the rows of every pass."""
+
+    def __init__(self, host: Host, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+        self.sizes: list[int] = []
+        self.at, self.plain = at, host.adapter.run
+        monkeypatch.setattr(host.adapter, "run", self.run)
+
+    def run(self, batch: al.Batch, edits: object = ()) -> torch.Tensor:
+        self.sizes.append(len(batch))
+        if len(self.sizes) == self.at:
+            raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
+        return self.plain(batch, edits)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_run_that_did_not_fit_resumes_with_the_packing_that_did(
+    small: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Rows sum in another order in another packing, so bitwise equality needs the packing of each block."""
+    model, data = model_of(small), small.data(3)
+    design = al.Bernoulli(len(model.registry), 0.3, 48)
+    with monkeypatch.context() as patch:
+        memory = OutOfMemoryOnce(small, patch, at)
+        whole = record(model, data, design, store=tmp_path, rows=24)
+    assert memory.sizes == [24] * at + [12] * ((48 - 8 * (at - 1)) // 4)
+    assert whole.provenance["packing"] == {"draws": 4, "examples": 3}
+    settings = json.loads((tmp_path / "run.json").read_text())["settings"]
+    assert (settings["block"], settings["draws_per_pass"], settings["examples_per_pass"]) == (8, 4, 3)
+    numbers = range(at - 1, 6)  # blocks made with the halved packing
+    for number in numbers:
+        (tmp_path / "blocks" / f"{number:06d}.npz").unlink()
+    with monkeypatch.context() as patch:
+        again_sizes = OutOfMemoryOnce(small, patch, -1).sizes
+        again = record(model, data, design, store=tmp_path, rows=24)
+    assert again_sizes == [12] * (2 * len(numbers))
+    assert np.array_equal(again.outputs, whole.outputs)
+    assert again.provenance["packing"] == whole.provenance["packing"]
 
 
 def test_threads_come_back_after_an_exception() -> None:

@@ -205,3 +205,19 @@ def test_run_json_says_what_was_run(tmp_path: Path) -> None:
     assert {"dtype", "device", "fingerprint"} <= set(data["identity"]["model"])
     assert data["record"]["packages"]["torch"]
     assert data["settings"]["threads"] >= 1
+
+
+def test_repack_is_noted_and_keeps_everything_else(tmp_path: Path) -> None:
+    store = Store(tmp_path, IDENTITY, SETTINGS, {"packages": {"x": "1"}})
+    store.write(0, outputs(0))
+    before = json.loads((tmp_path / "run.json").read_text())
+    changed = store.repack(1, 2)
+    assert changed == store.settings == Settings(4, 1, 2, 1)  # block and threads stay
+    after = json.loads((tmp_path / "run.json").read_text())
+    assert after.pop("settings") == vars(changed)
+    before.pop("settings")
+    assert after == before
+    again = Store(tmp_path, IDENTITY, SETTINGS)
+    assert again.settings == changed
+    assert np.array_equal(again.read(0, 4, 3), outputs(0))  # type: ignore[arg-type]
+    assert not list(tmp_path.glob("*.partial"))

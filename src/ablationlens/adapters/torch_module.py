@@ -28,6 +28,9 @@ from ablationlens.types import Side
 
 log = logging.getLogger("ablationlens")
 
+DRY_TOKENS = 4
+"""Tokens of the dry forward."""
+
 
 @dataclass(frozen=True)
 class Firing:
@@ -68,7 +71,7 @@ class TorchAdapter(Adapter):
                 f"{type(model).__name__} ran no Linear, Conv1D or Conv2d module, so there is nothing to cut"
             )
         if self.silent:
-            log.info("never fired in a forward pass, so nothing can be cut there: %s", ", ".join(self.silent))
+            log.debug("never fired in a forward pass, so nothing can be cut there: %s", ", ".join(self.silent))
 
     def __repr__(self) -> str:
         layers = len(self.layout.layers)
@@ -138,13 +141,16 @@ class TorchAdapter(Adapter):
         if example is not None:
             raise InputError(f"example= is a tensor, a mapping of tensors or a Batch; got {type(example).__name__}")
         if self._token_model():
-            return Batch(
-                inputs={"input_ids": torch.zeros(1, 4, dtype=torch.long, device=self.device)}, labels=None, scored=None
-            )
+            tokens = torch.full((1, DRY_TOKENS), self._plain_token(), dtype=torch.long, device=self.device)
+            return Batch(inputs={"input_ids": tokens}, labels=None, scored=None)
         raise InputError(
             f"{type(self.model).__name__} is not a token model that this library knows, so it needs an example of its "
             "input: al.adapt(model, example=torch.zeros(1, 3, 32, 32))"
         )
+
+    def _plain_token(self) -> int:
+        """Any token but padding, which makes some models warn of a missing attention mask."""
+        return int(getattr(getattr(self.model, "config", None), "pad_token_id", None) == 0)
 
     def _token_model(self) -> bool:
         return getattr(getattr(self.model, "config", None), "vocab_size", None) is not None
