@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import sys
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # so that tests can `from tests import models`
-
 import ablationlens as al
 from tests import models
+
+torch.set_num_threads(1)  # tests run side by side, and threads that wait for one another cost more than they bring
 
 
 @dataclass(frozen=True, eq=False)

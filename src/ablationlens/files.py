@@ -42,11 +42,21 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save_arrays(path: str | PathLike[str], arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> Path:
-    """Write arrays and a JSON-able header to one safetensors file; folders are made."""
+    """Write arrays and a JSON-able header to one safetensors file; folders are made.
+
+    Raises:
+        StoreError: if the disk is full or refuses; a file that was there stays as it was.
+    """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     text = {key: json.dumps(value) for key, value in header.items()}
-    write_atomically(target, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=text))
+    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=text)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, content)
+    except OSError as error:
+        raise StoreError(
+            f"{target} cannot be written ({error.strerror or error}); free some space or choose another path"
+        ) from error
     return target
 
 
@@ -67,5 +77,5 @@ def load_arrays(path: str | PathLike[str], what: str) -> tuple[dict[str, np.ndar
         with safe_open(target, framework="numpy") as file:
             header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, ValueError, TypeError, OSError) as error:  # TypeError: a dtype that NumPy has not
         raise StoreError(f"{target} does not hold {what}, or it is damaged ({error}); make it again") from error

@@ -31,7 +31,6 @@ PACKED_SHAPES = 64
 
 
 @runtime_checkable  # so that beartype can check it in the tests
-@runtime_checkable
 class MaskSource(Protocol):
     """Anything that gives the masks of consecutive draws: a Design, or given masks."""
 
@@ -73,7 +72,6 @@ class Bound:
     packed: dict[tuple[int, range], tuple[Batch, StandIns, Tensor | None]] = field(default_factory=dict)
 
 
-@runtime_checkable
 @runtime_checkable
 class Runs(Protocol):
     """What a sweep needs of a MaskedModel."""
@@ -126,6 +124,9 @@ class Sweep:
             share: share of the draws that is still to be done.
         """
         draws = round(self.source.draws * share)
+        seconds = None
+        if self.packing.passes(draws, self.examples) >= ESTIMATE_FROM and log.isEnabledFor(logging.INFO):
+            seconds = self._time_one_pass()  # may find that a pass does not fit, so the passes are counted after it
         passes = self.packing.passes(draws, self.examples)
         rows = draws * self.examples
         length = "" if self.bound.data.length is None else f" of {self.bound.data.length} positions"
@@ -133,8 +134,8 @@ class Sweep:
             f"{what}: {draws:,} masks x {self.examples:,} examples = {rows:,} forward rows{length}, "
             f"in {passes:,} passes of {min(self.packing.rows, rows)}"
         )
-        if passes >= ESTIMATE_FROM and log.isEnabledFor(logging.INFO):
-            message += f", about {duration(self._time_one_pass() * passes * factor)}"
+        if seconds is not None:
+            message += f", about {duration(seconds * passes * factor)}"
         announce(message)
 
     def _time_one_pass(self) -> float:

@@ -8,12 +8,15 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ablationlens.errors import AdapterError
 
 FINGERPRINT_SAMPLES = 4096
 """Numbers of each parameter that the fingerprint reads: enough to tell models apart, cheap for large ones."""
+
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers by their size in bytes."""
 
 
 def refuse_compiled(model: nn.Module) -> None:
@@ -40,16 +43,25 @@ def accepted_arguments(model: nn.Module) -> frozenset[str]:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """sha256 over names, shapes, dtypes and evenly spaced values of all parameters and buffers."""
+    """sha256 over all parameters and buffers: names, shapes, dtypes, evenly spaced values, and a checksum of every bit.
+
+    The checksum is a sum of integers, which is the same in any order: a sum of floats depends on the number of threads.
+    """
     digest = hashlib.sha256()
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         flat = tensor.detach().flatten()
         step = max(1, flat.numel() // FINGERPRINT_SAMPLES)
         digest.update(flat[::step].cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        if tensor.is_floating_point() and flat.numel():
-            digest.update(str(float(flat.double().sum())).encode())
+        digest.update(str(int(_bits(flat).sum(dtype=torch.int64))).encode())
     return digest.hexdigest()
+
+
+def _bits(flat: Tensor) -> Tensor:
+    """The numbers of a flat tensor as integers of the same size."""
+    if flat.is_complex():
+        flat = torch.view_as_real(flat.resolve_conj()).flatten()
+    return flat.contiguous().view(INTEGERS[flat.element_size()])
 
 
 @contextmanager

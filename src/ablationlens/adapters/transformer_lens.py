@@ -109,7 +109,18 @@ class TransformerLensAdapter(TorchAdapter):
 
     def describe(self) -> dict[str, Any]:
         model = type(self.bridge.original_model).__name__
-        return {**super().describe(), "class": model, "folded": self.folded, "allow_folded": self.allow_folded}
+        # a bridge keeps its own copies of the projections that it splits from a fused matrix
+        split = [m for m in self.layout.modules if m.part_of is not None]
+        biases = (self.bias(m.layer, m.name) for m in split)
+        copies = sum(m.rows * m.columns for m in split) + sum(b.numel() for b in biases if b is not None)
+        described = super().describe()
+        return {
+            **described,
+            "class": model,
+            "parameters": described["parameters"] - copies,
+            "folded": self.folded,
+            "allow_folded": self.allow_folded,
+        }
 
 
 def _linear(block: Any, name: str) -> tuple[Any, nn.Module] | None:
