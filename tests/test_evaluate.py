@@ -182,3 +182,20 @@ def test_what_does_not_belong_together_is_refused(model: al.MaskedModel, tiny: a
     ]:
         with pytest.raises(al.InputError, match=match):
             call()
+
+
+def test_what_cannot_be_evaluated_is_refused(small: Host) -> None:
+    registry = small.registry("row")
+    model = al.MaskedModel(small.adapter, registry, output=al.Logit(1))
+    data = small.data(3)
+    loo = al.leave_one_out(model, data)
+    with pytest.raises(al.InputError, match="is of other data"):
+        al.evaluate(model, small.data(3, seed=1), loo, alphas=0.2, draws=5)
+    with pytest.raises(al.InputError, match="alphas"):
+        al.evaluate(model, data, loo, alphas=[], draws=5)
+    for nothing in ({}, {"weights": loo.weights}, [loo]):
+        with pytest.raises((al.InputError, TypeError), match="give attributions by name|type"):
+            al.evaluate(model, data, nothing, draws=5)  # type: ignore[arg-type]
+    for alphas in (np.float32(0.25), np.array([0.25])):
+        table = al.evaluate(model, data, loo, alphas=alphas, draws=5).table()  # type: ignore[arg-type]
+        assert table["alpha"].tolist() == [0.25]

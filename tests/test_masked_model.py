@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -299,3 +301,155 @@ def test_describe_holds_everything_that_decides_an_output(gpt2: Host) -> None:
     assert described["output"]["token"] == 3
     assert described["model"]["host"] == gpt2.host
     assert "8 components" in repr(model)
+
+
+# --- what is handed in by mistake, and other modes of PyTorch ---------------------------------------------------------
+
+
+def test_columns_of_an_array_make_a_mask(model: al.MaskedModel) -> None:
+    expected = model.mask(off=[1, 6])
+    for off in (np.array([1, 6]), torch.tensor([1, 6]), np.array(model.registry.names)[[1, 6]]):
+        assert torch.equal(model.mask(off=off), expected)  # type: ignore[arg-type]
+    for one in (np.int64(6), torch.tensor([0.0, 2.0]).argmax() + 5):
+        assert torch.equal(model.mask(off=one), model.mask(off=6))  # type: ignore[arg-type]
+
+
+def test_positions_are_integers_of_any_kind(model: al.MaskedModel, gpt2: Host) -> None:
+    data = gpt2.data(2)
+    expected = model.mask(off=1, positions=[2], data=data)
+    for positions in (2, np.int64(2), np.array([2]), torch.tensor(2), range(2, 3)):
+        assert torch.equal(model.mask(off=1, positions=positions, data=data), expected)  # type: ignore[arg-type]
+    with pytest.raises((al.InputError, TypeError), match="positions"):
+        model.mask(off=1, positions=1.5, data=data)  # type: ignore[arg-type]
+
+
+def test_what_is_no_batch_adapter_registry_or_ablation_is_named(model: al.MaskedModel, gpt2: Host) -> None:
+    def refuse(match: str, call: object, *args: object) -> None:
+        with pytest.raises((al.InputError, TypeError), match=f"{match}|type"):  # beartype may be first
+            call(*args)  # type: ignore[operator]
+
+    ones, adapter, heads = torch.ones(1, 8), gpt2.adapter, gpt2.registry("head")
+    for data in ("a text", ["a text"], torch.ones(2, 3)):
+        refuse("the data is a Batch", model, ones, data)
+        refuse("the data is a Batch", model.sweep, ones, data)
+        refuse("the data is a Batch", al.leave_one_out, model, data)
+        refuse("a counterfactual is a Batch", al.Counterfactual, data)
+        refuse("the data of a Mean is a Batch", al.Mean, data)
+        refuse("the data of a Resample is a Batch", al.Resample, data)
+    refuse(r"expected an adapter, al\.adapt", al.MaskedModel, adapter.model, heads)
+    refuse("expected a registry", al.MaskedModel, adapter, "head")
+    refuse("an ablation is an instance", al.MaskedModel, adapter, heads, al.Zero)
+    with pytest.raises(al.InputError, match="no examples"):
+        model(ones, gpt2.data(2).take([]))
+    with pytest.raises(al.InputError, match="float or bool tensor"):
+        model.sweep(torch.tensor(1.0), gpt2.data(2))
+
+
+def test_tokens_that_the_model_does_not_know_are_refused(gpt2: Host) -> None:
+    strange = al.batch(torch.full((2, 5), models.VOCAB))
+    longer = al.batch(torch.ones(2, 33, dtype=torch.long))
+    heads = gpt2.registry("head")
+    for bad, match in ((strange, f"token {models.VOCAB}, and the model knows 0 to {models.VOCAB - 1}"), (longer, "32")):
+        with pytest.raises(al.InputError, match=match):
+            al.MaskedModel(gpt2.adapter, heads)(torch.ones(1, 8), bad)
+        with pytest.raises(al.InputError, match=match):  # in the data of an ablation too
+            al.MaskedModel(gpt2.adapter, heads, al.Mean(bad))(torch.ones(1, 8), gpt2.data(2))
+
+
+def test_a_gradient_sweep_by_position(model: al.MaskedModel, gpt2: Host) -> None:
+    data = gpt2.data(3)
+    masks = torch.rand(4, 7, 8, generator=torch.Generator().manual_seed(1))
+    slopes = []
+    for mask in masks:
+        gates = mask.repeat(3, 1, 1).requires_grad_()
+        slopes.append(torch.autograd.grad(model(gates, data).sum(), gates)[0])
+    for rows in (None, 2):
+        mean = model.sweep_gradient(masks, data, rows=rows)
+        assert mean is not None
+        assert models.close(mean, torch.stack(slopes).mean(0))
+
+
+def test_an_output_without_a_gradient_says_so(gpt2: Host) -> None:
+    model = al.MaskedModel(gpt2.adapter, gpt2.registry("head"), output=lambda logits: logits[:, 0, 0].detach())
+    with pytest.raises(al.InputError, match="no gradient in the mask"):
+        model.sweep_gradient(torch.ones(2, 8), gpt2.data(2))
+
+
+@pytest.mark.parametrize("output", [al.KL(), al.Margin()], ids=["KL", "Margin"])
+def test_inference_mode_spoils_nothing(gpt2: Host, output: al.Output) -> None:
+    """What is kept in inference mode is of use to autograd after it, and a gradient sweep works in it."""
+    data, mask = gpt2.data(3), torch.full((1, 8), 0.5)
+
+    def fresh() -> al.MaskedModel:
+        return al.MaskedModel(gpt2.adapter, gpt2.registry("head"), al.Mean(data), output)
+
+    model, expected = fresh(), fresh().sweep_gradient(mask, data)
+    with torch.inference_mode():
+        outputs = model(mask, data)
+        assert models.close(model.sweep(mask, data)[0], outputs)
+        inside = fresh().sweep_gradient(mask, data)
+    after = model.sweep_gradient(mask, data)
+    gates = mask.clone().requires_grad_()
+    model(gates, data).sum().backward()
+    assert expected is not None
+    for got in (inside, after, gates.grad):
+        assert got is not None
+        assert models.close(got.sum(0), expected.sum(0))
+
+
+def test_what_was_bound_under_autocast_is_not_used_without_it(gpt2: Host) -> None:
+    data = gpt2.data(3)
+    model = al.MaskedModel(gpt2.adapter, gpt2.registry("head"), output=al.KL())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert float(model(torch.ones(1, 8), data).abs().max()) < 1e-6
+        assert model.describe()["model"]["autocast"] == "bfloat16"  # a store of one is not resumed by the other
+    assert float(model(torch.ones(1, 8), data).abs().max()) < 1e-6
+    assert "autocast" not in model.describe()["model"]
+
+
+def test_a_copy_is_a_model_of_its_own(gpt2: Host) -> None:
+    adapter = al.adapt(gpt2.fresh())
+    model = al.MaskedModel(adapter, gpt2.registry("head"))
+    mask, data = model.mask(off=[1, 6]), gpt2.data(3)
+    expected = model(mask, data)
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in adapter.model.parameters():
+            parameter.zero_()
+    assert torch.equal(copied(mask, data), expected)
+    assert torch.equal(copied(mask, gpt2.data(3)), expected)
+
+
+def test_threads_that_share_a_model_do_not_see_each_others_ablations(gpt2: Host) -> None:
+    data, width = gpt2.data(3), 8
+    designs = [al.Bernoulli(width, 0.4, 30, seed) for seed in range(4)]
+
+    def sweep(design: al.Design) -> Tensor:
+        return al.MaskedModel(gpt2.adapter, gpt2.registry("head")).sweep(design, data, rows=3)
+
+    expected = [sweep(design) for design in designs]
+    with ThreadPoolExecutor(4) as pool:
+        for got, one in zip(pool.map(sweep, designs), expected, strict=True):
+            assert models.close(got, one)
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean"])
+def test_weights_and_data_that_are_changed_in_place_are_bound_anew(gpt2: Host, ablation: str) -> None:
+    """After an optimiser's step, replacements and the reference of a KL are those of the model as it is."""
+    adapter = al.adapt(gpt2.fresh())
+    rows, data = gpt2.registry("row"), gpt2.data(3)
+    mask = (torch.rand(1, len(rows), generator=torch.Generator().manual_seed(0)) < 0.8).float()
+
+    def fresh() -> al.MaskedModel:
+        return al.MaskedModel(adapter, rows, al.Zero() if ablation == "zero" else al.Mean(data), al.KL())
+
+    model = fresh()
+    before = model(mask, data)
+    with torch.no_grad():
+        for parameter in adapter.model.parameters():
+            parameter.mul_(1.2)
+    assert not torch.equal(model(mask, data), before)
+    assert torch.equal(model(mask, data), fresh()(mask, data))
+    data.inputs["input_ids"][0, 0] += 1
+    assert torch.equal(model(mask, data), fresh()(mask, data))
+    assert float(model(torch.ones(1, len(rows)), data).abs().max()) < 1e-6

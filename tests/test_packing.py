@@ -64,5 +64,5 @@ def test_a_choice_on_a_cpu_is_bounded(examples: int, length: int | None) -> None
 
 
 def test_rows_below_one_are_refused() -> None:
-    with pytest.raises(al.InputError, match="at least 1"):
+    with pytest.raises(al.InputError, match="an integer from 1"):
         of_rows(0, 3)

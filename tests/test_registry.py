@@ -300,3 +300,52 @@ def test_frame_and_repr(torch_gpt2: Host) -> None:
     assert len(text.splitlines()) == 2 + 3
     assert repr(al.Registry([])) == "Registry of 0 components"
     assert np.array_equal(frame["index"], [component.index for component in registry])
+
+
+@pytest.mark.parametrize("indices", [[0, 99], [-1], [0, 0]])
+def test_indices_that_a_site_does_not_have_are_refused(gpt2: Host, indices: list[int]) -> None:
+    """A row beyond the last would cut a neighbour, and a row given twice would be two columns."""
+    site = gpt2.registry("head").parts[0].site
+    with pytest.raises(al.InputError, match=r"L0\.attn has 4 components of kind 'head', 0 to 3, each once"):
+        al.Registry([(site, indices)])
+    text = json.loads(gpt2.registry("head").to_json())
+    text["sites"][0]["indices"] = indices
+    with pytest.raises(al.InputError, match="each once"):
+        al.Registry.from_json(json.dumps(text))
+
+
+@pytest.mark.parametrize("factors", ["AAA", "AAAA", "\u00e4"])
+def test_damaged_factors_in_json_are_refused(gpt2: Host, factors: str) -> None:
+    text = json.loads(gpt2.adapter.registry("rank_one", svd=2, layers=[0], modules=["mlp.in"]).to_json())
+    text["sites"][0]["basis"]["factors"] = factors
+    with pytest.raises(al.InputError, match="not the JSON of a registry"):
+        al.Registry.from_json(json.dumps(text))
+
+
+def test_a_component_by_any_integer(gpt2: Host) -> None:
+    """np.argsort(weights)[:10] gives NumPy's integers, and a tensor's argmax a tensor."""
+    heads = gpt2.registry("head")
+    for two in (2, np.int64(2), np.array(2), torch.tensor(2)):
+        assert heads[two] == heads[2]  # type: ignore[index]
+        assert heads.column(two) == 2  # type: ignore[arg-type]
+    for bad in (slice(0, 2), [0, 1], 1.5, None):
+        with pytest.raises((al.InputError, TypeError), match=r"by its column|slice|type"):
+            heads[bad]  # type: ignore[index]
+
+
+def test_modules_and_layers_are_selected_as_they_are_asked_for(gpt2: Host) -> None:
+    rows = gpt2.registry("row")
+    assert rows.select(module="q") == rows.select(module="attn.q") == gpt2.adapter.registry("row", modules=["q"])
+    assert rows.select(module=["q", "mlp.in"]) == rows.select(module=["attn.q", "mlp.in"])
+    assert rows.select(layer=np.int64(1)) == rows.select(layer=1)  # type: ignore[arg-type]
+    assert gpt2.adapter.registry("row", layers=np.int64(1)) == rows.select(layer=1)  # type: ignore[arg-type]
+    with pytest.raises(al.UnknownNameError, match="no module 'w'"):
+        rows.select(module="w")
+
+
+def test_factors_that_are_no_tensors_or_have_no_address_are_refused(gpt2: Host) -> None:
+    V, U = models.given_factors(gpt2.reference, 0, "mlp.in")
+    with pytest.raises((al.InputError, TypeError), match="float tensors|factors"):
+        gpt2.adapter.registry("rank_one", factors={(0, "mlp.in"): (V.numpy(), U.numpy())})  # type: ignore[dict-item]
+    with pytest.raises((al.InputError, TypeError), match=r"\(layer, module\)|factors"):
+        gpt2.adapter.registry("rank_one", factors={"L0.mlp.in": (V, U)})  # type: ignore[dict-item]

@@ -124,3 +124,10 @@ def test_shapes_that_do_not_fit_are_refused(one: al.Attribution) -> None:
     ]:
         with pytest.raises((al.InputError, TypeError)):
             attribution("x", weights, bias, one.registry, examples, provenance={})
+
+
+def test_masks_of_a_graph_and_of_words(one: al.Attribution) -> None:
+    ones = torch.ones(2, len(one.registry), requires_grad=True)
+    assert np.array_equal(one.predict(ones), one.predict(np.ones((2, len(one.registry)))))
+    with pytest.raises(al.InputError, match="masks are numbers"):
+        one.predict("all of them")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 import ablationlens as al
+from ablationlens.adapters.base import Run
 from ablationlens.packing import Packing
 from ablationlens.sweep import GivenMasks, Runs, Sweep
 from tests.conftest import Host
@@ -30,15 +32,21 @@ def sweep_of(model: al.MaskedModel, data: al.Batch, draws: int = 12, rows: int |
 
 def failing(host: Host, monkeypatch: pytest.MonkeyPatch, fails: Callable[[int, int], bool]) -> list[int]:
     """Let a pass run out of memory where `fails(call, rows)`; the rows of every pass, failed or not, are noted."""
-    plain, seen = host.adapter.run, []
+    plain_session, seen = host.adapter.session, []
 
-    def run(batch: al.Batch, edits: object = ()) -> Tensor:
-        seen.append(len(batch))
-        if fails(len(seen), len(batch)):
-            raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
-        return plain(batch, edits)  # type: ignore[arg-type]
+    @contextmanager
+    def session() -> Generator[Run]:
+        with plain_session() as plain:
 
-    monkeypatch.setattr(host.adapter, "run", run)
+            def run(batch: al.Batch, edits: object = ()) -> Tensor:
+                seen.append(len(batch))
+                if fails(len(seen), len(batch)):
+                    raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
+                return plain(batch, edits)
+
+            yield run
+
+    monkeypatch.setattr(host.adapter, "session", session)
     return seen
 
 

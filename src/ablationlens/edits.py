@@ -12,15 +12,13 @@ tensors and slices, so that a body which runs elsewhere can carry them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Lerp:
+class Lerp(NamedTuple):
     """Replace features of one activation: ``out + off * (stand_in - out)``.
 
     Attributes:
@@ -32,8 +30,7 @@ class Lerp:
     stand_in: Tensor
 
 
-@dataclass(frozen=True)
-class LowRank:
+class LowRank(NamedTuple):
     """Take parts ``((x - x') @ V_c) U_c`` out of what a module writes, and what the parts leave over.
 
     With out' the output that x' would give, this is
@@ -65,10 +62,17 @@ Edit: TypeAlias = Lerp | LowRank
 
 
 def lerp(out: Tensor, edit: Lerp, *, in_place: bool = False) -> Tensor:
-    """Apply a `Lerp`; `in_place` only where `out` is fresh and no graph is built."""
-    off = edit.off.to(out)
-    stand_in = edit.stand_in.to(out)
-    return out.lerp_(stand_in, off) if in_place else torch.lerp(out, stand_in, off)
+    """Apply a `Lerp`.
+
+    Args:
+        out: the activation.
+        edit: what to replace in it.
+        in_place: whether `out` is fresh, so that it may be overwritten where no graph is built.
+    """
+    off, stand_in = _like(edit.off, out), _like(edit.stand_in, out)
+    if in_place and not (out.requires_grad or off.requires_grad or stand_in.requires_grad):
+        return out.lerp_(stand_in, off)
+    return torch.lerp(out, stand_in, off)
 
 
 def low_rank(out: Tensor, read: Tensor, edit: LowRank) -> Tensor:
@@ -86,3 +90,8 @@ def low_rank(out: Tensor, read: Tensor, edit: LowRank) -> Tensor:
     if edit.features == slice(0, out.shape[-1]):
         return own
     return torch.cat([out[..., : edit.features.start], own, out[..., edit.features.stop :]], dim=-1)
+
+
+def _like(tensor: Tensor, out: Tensor) -> Tensor:
+    """`tensor` in the dtype and on the device of `out`; comparing is cheaper than asking `to` to do nothing."""
+    return tensor if tensor.dtype == out.dtype and tensor.device == out.device else tensor.to(out)

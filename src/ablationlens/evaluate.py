@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import pandas as pd
@@ -182,7 +182,7 @@ def evaluate(
     data: Batch,
     attributions: Mapping[str, Attribution] | Attribution,
     *,
-    alphas: Sequence[float] | float = (0.05,),
+    alphas: Sequence[float] | np.ndarray | SupportsFloat = (0.05,),
     draws: int = 500,
     seed: int = 0,
     design: DesignName = "bernoulli",
@@ -205,9 +205,11 @@ def evaluate(
     Raises:
         InputError: if an attribution belongs to another registry or other data, or draws or alphas do not fit.
     """
-    named = {attributions.method: attributions} if isinstance(attributions, Attribution) else dict(attributions)
+    named = _named(attributions)
     _check(model, data, named, draws)
-    shares = [float(alphas)] if isinstance(alphas, int | float) else [float(alpha) for alpha in alphas]
+    shares = [float(alpha) for alpha in np.atleast_1d(np.asarray(alphas, dtype=np.float64))]
+    if not shares:
+        raise InputError("alphas are shares of components to ablate, at least one: alphas=[0.05]")
     sources = {alpha: random_design(design, len(model.registry), alpha, draws, seed, STREAM) for alpha in shares}
     held_out = {alpha: held_out_masks(source, named) for alpha, source in sources.items()}
     true: dict[float, np.ndarray] = {}
@@ -322,9 +324,19 @@ def _picks(name: str, count: int) -> np.ndarray:
     return (raw(0, name, 0, BOOTSTRAPS * count) % count).reshape(BOOTSTRAPS, count)
 
 
+def _named(attributions: Mapping[str, Attribution] | Attribution) -> dict[str, Attribution]:
+    """Attributions by name; one alone goes by its method."""
+    if isinstance(attributions, Attribution):
+        return {attributions.method: attributions}
+    named = dict(attributions) if isinstance(attributions, Mapping) else {}
+    if not named or not all(isinstance(one, Attribution) for one in named.values()):
+        raise InputError(
+            "there is nothing to evaluate: give attributions by name, al.evaluate(model, data, {'COAR': coar, ...})"
+        )
+    return named
+
+
 def _check(model: MaskedModel, data: Batch, named: Mapping[str, Attribution], draws: int) -> None:
-    if not named:
-        raise InputError("there is nothing to evaluate: al.evaluate(model, data, {'COAR': coar})")
     if draws < 3:
         raise InputError(f"a correlation needs at least 3 draws, better some hundreds; got {draws}")
     for name, attribution in named.items():
@@ -337,4 +349,10 @@ def _check(model: MaskedModel, data: Batch, named: Mapping[str, Attribution], dr
             raise InputError(
                 f"attribution '{name}' is of {attribution.weights.shape[0]} examples, the data has {len(data)}; "
                 "evaluate it on the examples that it was made for"
+            )
+        made_for = attribution.provenance.get("data", {}).get("fingerprint")
+        if made_for is not None and made_for != data.fingerprint():
+            raise InputError(
+                f"attribution '{name}' is of other data: its weights belong to other inputs, labels or scored "
+                "positions; evaluate it on the examples that it was made for"
             )

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError, UnknownNameError
 from ablationlens.layout import Layout, Module
 from ablationlens.sites import Coordinates, Cut, Projected, RankOne, Site, Tap
@@ -57,7 +58,7 @@ def _rows(request: Request) -> Iterable[Site]:
 
 
 def _row_blocks(request: Request) -> Iterable[Site]:
-    if request.size is None or request.size < 1:
+    if not is_integer(request.size) or request.size is None or request.size < 1:
         raise InputError(
             f'kind "row_block" needs the rows of a block: registry("row_block", size=8); got size={request.size}'
         )
@@ -138,8 +139,9 @@ def sites_of(
     sites = list(KINDS[kind](request))
     if not sites:
         asked = "" if chosen is None else f" in {', '.join(chosen)}"
+        where = {"head": "; heads are cut at attn.o", "neuron": "; neurons are cut at mlp.out"}.get(kind, "")
         raise InputError(
-            f"no component of kind '{kind}'{asked}: this model's modules are {', '.join(layout.names[:12])}"
+            f"no component of kind '{kind}'{asked}{where}: this model's modules are {', '.join(layout.names[:12])}"
         )
     return sites
 

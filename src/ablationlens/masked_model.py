@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, SupportsIndex, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ablationlens.ablations import Ablation, Zero
-from ablationlens.adapters.base import Adapter
+from ablationlens.adapters.base import Adapter, Run
 from ablationlens.adapters.plan import Plan, StandIns
+from ablationlens.adapters.state import autocast, version
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
 from ablationlens.masks.designs import Design
@@ -41,7 +43,7 @@ class MaskedModel:
 
     Raises:
         AdapterError: if a component's site never fires, or fires more than once, in a forward pass.
-        InputError: if the registry is empty.
+        InputError: if the registry is empty, or an argument is something else.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class MaskedModel:
         ablation: Ablation | None = None,
         output: Output | Callable[..., Tensor] | None = None,
     ) -> None:
+        _check_types(adapter, registry, ablation)
         if not len(registry):
             raise InputError("the registry is empty: choose components, for example adapter.registry('head')")
         self.adapter = adapter
@@ -58,7 +61,7 @@ class MaskedModel:
         self.ablation = Zero() if ablation is None else ablation
         self.output = as_output(Margin() if output is None else output)
         self.plan = Plan(adapter, registry)
-        self._bound: OrderedDict[int, tuple[Batch, Bound]] = OrderedDict()
+        self._bound: OrderedDict[tuple[int, str | None, int, int], tuple[Batch, Bound]] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"MaskedModel({self.adapter!r}, {len(self.registry):,} components, {self.ablation!r}, {self.output!r})"
@@ -86,28 +89,44 @@ class MaskedModel:
         bound = self.bind(data)
         return self.adapter.run(bound.data, self.plan.edits(mask.to(self.adapter.device), bound.stand_ins))
 
-    def evaluate(self, mask: Tensor, data: Batch, stand_ins: StandIns, reference: Tensor | None) -> Tensor:
-        """One forward pass, nothing checked: rows of mask, data, stand-ins and reference belong together."""
-        logits = self.adapter.run(data, self.plan.edits(mask, stand_ins))
+    def evaluate(
+        self, mask: Tensor, data: Batch, stand_ins: StandIns, reference: Tensor | None, run: Run | None = None
+    ) -> Tensor:
+        """One forward pass, nothing checked: rows of mask, data, stand-ins and reference belong together.
+
+        `run` is that of an open session, for many passes.
+        """
+        logits = (run or self.adapter.run)(data, self.plan.edits(mask, stand_ins))
         return self.output(logits, data, reference)
 
     def bind(self, data: Batch) -> Bound:
         """What the ablation puts in place of ablated parts of `data`: made once, and kept for the last few batches."""
-        if id(data) not in self._bound:
-            here = data.to(self.adapter.device)
-            with torch.no_grad():
-                replacements = self.ablation.bind(self.plan, here)
-                bound = Bound(here, replacements, self.plan.stand_ins(replacements))
-            self._bound[id(data)] = (data, bound)  # holding the batch keeps its id its own
-            if len(self._bound) > BOUND_BATCHES:
-                self._bound.popitem(last=False)
-        return self._bound[id(data)][1]
+        _check_data(data)
+        # replacements that were computed in another precision, or with other threads, differ in their last bits
+        key = (id(data), autocast(self.adapter.device), torch.get_num_threads(), self._version(data))
+        kept = self._bound.get(key)
+        if kept is not None and kept[0] is data:  # an id means nothing after a deepcopy
+            return kept[1]
+        here = data.to(self.adapter.device)
+        self.adapter.check_data(here)
+        with torch.inference_mode(False), torch.no_grad():  # what is kept must be of use to autograd later
+            replacements = self.ablation.bind(self.plan, here)
+            bound = Bound(here, replacements, self.plan.stand_ins(replacements))
+        self._bound[key] = (data, bound)  # holding the batch keeps its id its own
+        if len(self._bound) > BOUND_BATCHES:
+            self._bound.popitem(last=False)
+        return bound
+
+    def _version(self, data: Batch) -> int:
+        """Grows when weights or data are changed in place, after which what was bound is out of date."""
+        return self.adapter.version + version([*data.inputs.values(), data.labels, data.scored])
 
     def reference(self, bound: Bound) -> Tensor | None:
         """Logits of the unmodified model, where the output compares with them."""
         if self.output.needs_reference and bound.reference is None:
-            with torch.no_grad():
-                rows = choose(len(bound.data), bound.data.length, self.adapter.device).examples
+            with torch.inference_mode(False), torch.no_grad():
+                adapter = self.adapter
+                rows = choose(len(bound.data), bound.data.length, adapter.device, adapter.vocabulary).examples
                 index = torch.arange(len(bound.data), device=self.adapter.device)
                 bound.reference = torch.cat([self.adapter.run(bound.data.take(i)) for i in index.split(rows)])
         return bound.reference
@@ -116,15 +135,15 @@ class MaskedModel:
 
     def mask(
         self,
-        off: Component | str | int | Iterable[Component | str | int] = (),
+        off: Component | str | SupportsIndex | Iterable[Component | str | SupportsIndex] = (),
         *,
-        positions: int | Sequence[int] | None = None,
+        positions: SupportsIndex | Iterable[SupportsIndex] | None = None,
         data: Batch | None = None,
     ) -> Float[Tensor, "batch component"] | Float[Tensor, "batch position component"]:
         """A mask that ablates the components named in `off` and keeps the others.
 
         Args:
-            off: components, their names or columns.
+            off: components, their names or columns (also an array of columns).
             positions: ablate at these positions only; negative ones count from each example's last token.
             data: the examples, needed for `positions`: the mask is then [batch, position, component].
 
@@ -135,15 +154,14 @@ class MaskedModel:
             UnknownNameError: for a component that the registry does not have.
             InputError: for positions without data, or outside it.
         """
-        chosen = [off] if isinstance(off, Component | str | int) else list(off)
-        columns = [self.registry.column(component) for component in chosen]
+        columns = [self.registry.column(component) for component in _listed(off)]
         if positions is None:
             mask = torch.ones(1, len(self.registry))
             mask[:, columns] = 0.0
             return mask
         if data is None or data.length is None:
             raise InputError("positions are those of an example: model.mask(off=..., positions=-1, data=data)")
-        where = [positions] if isinstance(positions, int) else list(positions)
+        where = _listed(positions)
         mask = torch.ones(len(data), data.length, len(self.registry))
         for row in range(len(data)):
             for position in where:
@@ -152,14 +170,16 @@ class MaskedModel:
         return mask
 
     def _check(self, mask: Tensor, data: Batch) -> None:
+        _check_data(data)
         width, rows, length = len(self.registry), len(data), data.length
-        shapes = f"[{rows}, {width}], [1, {width}]" + (f" or [{rows}, {length}, {width}]" if length else "")
+        by_position = bool(length) and self.plan.positional
+        shapes = f"[{rows}, {width}], [1, {width}]" + (f" or [{rows}, {length}, {width}]" if by_position else "")
         if not isinstance(mask, Tensor) or not mask.is_floating_point():
             came = f"{mask.dtype} tensor" if isinstance(mask, Tensor) else type(mask).__name__
             raise InputError(f"a mask is a float tensor of shape {shapes}, 1 = kept; got a {came}: mask.float()")
         fits = mask.ndim == 2 and mask.shape[1] == width and mask.shape[0] in (1, rows)
-        if mask.ndim == 3 and tuple(mask.shape) == (rows, length, width):
-            fits = self.plan.positional
+        if by_position and tuple(mask.shape) == (rows, length, width):
+            fits = True
         if not fits:
             raise InputError(
                 f"a mask for {rows} examples and {width} components has shape {shapes}; got {list(mask.shape)}"
@@ -212,13 +232,13 @@ class MaskedModel:
         reduce: Reduce = "mean",
         rows: int | None = None,
         show_bar: bool | None = None,
-    ) -> Float[Tensor, "example component"] | None:
+    ) -> Float[Tensor, "example component"] | Float[Tensor, "example position component"] | None:
         """Gradient of every example's output in its mask, reduced over draws as the draws come.
 
         Memory does not grow with the number of draws.
 
         Args:
-            masks: a design, or a tensor [draw, component].
+            masks: a design, or a tensor [draw, component] (or [draw, position, component]).
             data: the examples.
             reduce: "mean" or "sum" over draws, or a function that is called with each block's masks
                 [draw, component], outputs [draw, example] and gradients [draw, example, component], and keeps
@@ -227,7 +247,8 @@ class MaskedModel:
             show_bar: a progress bar; by default where there is a screen.
 
         Returns:
-            float32 on the CPU, [example, component]; None if `reduce` is a function.
+            float32 on the CPU, [example, component], or [example, position, component] for masks by position; None if
+            `reduce` is a function.
 
         Raises:
             InputError: if the masks do not fit, or `reduce` is unknown.
@@ -237,15 +258,16 @@ class MaskedModel:
         source = self.source(masks, data)
         sweep = Sweep(self, data, source, rows=rows)
         sweep.announce("gradient sweep", factor=3.0)
-        total = torch.zeros(len(data), len(self.registry), dtype=torch.float64)
+        total: Tensor | None = None
         spans = list(sweep.blocks(0, source.draws))
         for start, stop in bar(spans, total=len(spans), unit="block", label="gradients", show_bar=show_bar):
             block_masks, outputs, gradients = sweep.gradients(start, stop)
             if callable(reduce):
                 reduce(block_masks, outputs, gradients)
             else:
-                total += gradients.sum(0, dtype=torch.float64)
-        if callable(reduce):
+                summed = gradients.sum(0, dtype=torch.float64)
+                total = summed if total is None else total + summed
+        if total is None:
             return None
         return (total / source.draws if reduce == "mean" else total).float()
 
@@ -255,6 +277,7 @@ class MaskedModel:
         Raises:
             InputError: if they do not fit.
         """
+        _check_data(data)
         width = len(self.registry)
         if isinstance(masks, Design):
             if masks.components != width:
@@ -264,10 +287,11 @@ class MaskedModel:
             raise InputError(f"masks are a design or a tensor [draw, component]; got {type(masks).__name__}")
         masks = masks.float() if masks.dtype == torch.bool else masks
         by_position = masks.ndim == 3 and masks.shape[1] == data.length and self.plan.positional
-        if not masks.is_floating_point() or masks.shape[-1] != width or not (masks.ndim == 2 or by_position):
+        fits = (masks.ndim == 2 or by_position) and masks.shape[-1] == width
+        if not masks.is_floating_point() or not fits:
+            positional = f" or [draw, {data.length}, {width}]" if data.length and self.plan.positional else ""
             raise InputError(
-                f"masks are a float or bool tensor [draw, {width}] or [draw, {data.length}, {width}]; "
-                f"got {masks.dtype} {list(masks.shape)}"
+                f"masks are a float or bool tensor [draw, {width}]{positional}; got {masks.dtype} {list(masks.shape)}"
             )
         if not len(masks):
             raise InputError("there are no masks to sweep: the tensor has 0 draws")
@@ -284,14 +308,44 @@ class MaskedModel:
         }
 
 
+def _listed(value: Any) -> list[Any]:
+    """Several things as they are; one name, component or integer (also NumPy's or a tensor's) as a list of itself."""
+    if isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
+        return [value]
+    return list(value)
+
+
+def _check_types(adapter: Any, registry: Any, ablation: Any) -> None:
+    """Refuse what is easily mistaken for an adapter, a registry or an ablation."""
+    if not isinstance(adapter, Adapter):
+        raise InputError(f"expected an adapter, al.adapt(model); got {type(adapter).__name__}")
+    if not isinstance(registry, Registry):
+        raise InputError(f"expected a registry, adapter.registry('head'); got {type(registry).__name__}")
+    if ablation is not None and not isinstance(ablation, Ablation):
+        came = f"the class {ablation.__name__}" if isinstance(ablation, type) else repr(ablation)
+        raise InputError(f"an ablation is an instance such as al.Zero() or al.Mean(data); got {came}")
+
+
+def _check_data(data: Any) -> None:
+    """Refuse examples that are no Batch, or none at all."""
+    if not isinstance(data, Batch):
+        raise InputError(f"the data is a Batch, al.batch(inputs, tokenizer=...); got {type(data).__name__}")
+    if not len(data):
+        raise InputError("the data has no examples")
+
+
 def _check_range(mask: Tensor) -> None:
     low, high = float(mask.detach().amin()), float(mask.detach().amax())
     if not (low >= 0 and high <= 1):  # written so that NaN is refused too
         raise InputError(f"gates go from 0 (ablated) to 1 (kept); this mask goes from {low:.4g} to {high:.4g}")
 
 
-def _position(data: Batch, row: int, position: int) -> int:
+def _position(data: Batch, row: int, asked: SupportsIndex) -> int:
     """Index in the inputs of a position of one example; negative ones count from its last real token."""
+    try:
+        position = operator.index(asked)
+    except TypeError as error:
+        raise InputError(f"positions are integers, from 0 or from -1 backwards; got {asked!r}") from error
     if data.attended is None:
         raise InputError("this data has no positions to ablate at")
     real = data.attended[row].nonzero()[:, 0].cpu()

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import torch
 
+from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError
 
-CPU_TOKENS = 1024
-"""Tokens of one pass on a CPU: enough to keep two cores busy, small enough for its caches (see benchmarks)."""
+CPU_TOKENS = 512
+"""Tokens of one pass for each thread of a CPU: enough to keep it busy, few enough for its caches (see benchmarks)."""
 GPU_TOKENS = 65_536
 """Tokens of one pass on a GPU, halved while they do not fit."""
 CPU_ROWS = (8, 256)
@@ -79,14 +80,14 @@ def choose(examples: int, length: int | None, device: torch.device, vocab: int |
             free, _ = torch.cuda.mem_get_info(device)
             rows = max(1, min(rows, int(free * FREE_SHARE) // (positions * vocab * 4)))
     else:
-        rows = min(max(CPU_TOKENS // positions, CPU_ROWS[0]), CPU_ROWS[1])
+        rows = min(max(CPU_TOKENS * torch.get_num_threads() // positions, CPU_ROWS[0]), CPU_ROWS[1])
     return of_rows(rows, examples)
 
 
 def of_rows(rows: int, examples: int) -> Packing:
     """The packing with at most `rows` rows a pass, in equal shares."""
-    if rows < 1:
-        raise InputError(f"rows is the number of rows of one forward pass, at least 1; got {rows}")
+    if not is_integer(rows) or rows < 1:
+        raise InputError(f"rows is the number of rows of one forward pass, an integer from 1; got {rows}")
     if examples <= rows:
         return Packing(rows // examples, examples)
     chunks = -(-examples // rows)

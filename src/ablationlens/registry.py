@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any
+from typing import Any, SupportsIndex
 
 import pandas as pd
+from safetensors import SafetensorError
 
-from ablationlens.errors import InputError, OverlapError, UnknownNameError
+from ablationlens.errors import AblationLensError, InputError, OverlapError, UnknownNameError
 from ablationlens.sites import Component, Coordinates, Site
 
 JSON_VERSION = 1
@@ -56,12 +58,13 @@ class Registry:
 
     Raises:
         OverlapError: if two sites cut the same weight in different ways, or share an index.
+        InputError: if a site does not have a component of some index, or one is given twice.
     """
 
     def __init__(self, sites: Iterable[tuple[Site, Sequence[int] | None]], *, allow_overlap: bool = False) -> None:
         merged: dict[tuple[str, int, str], tuple[Site, tuple[int, ...]]] = {}
         for site, chosen in sites:
-            indices = tuple(range(site.basis.components)) if chosen is None else tuple(sorted(chosen))
+            indices = tuple(range(site.basis.components)) if chosen is None else _checked(site, chosen)
             if site.key in merged and merged[site.key][0] == site:
                 indices = _join(site, merged[site.key][1], indices)
             elif site.key in merged:
@@ -87,12 +90,19 @@ class Registry:
             for index in part.indices:
                 yield Component(part.site, index)
 
-    def __getitem__(self, column: int) -> Component:
-        if not -len(self) <= column < len(self):
-            raise UnknownNameError(f"component {column} of a registry of {len(self)}: use 0 to {len(self) - 1}")
-        column %= len(self)
-        part = next(part for part in self.parts if part.start <= column < part.stop)
-        return Component(part.site, part.indices[column - part.start])
+    def __getitem__(self, column: SupportsIndex) -> Component:
+        try:
+            at = operator.index(column)
+        except TypeError as error:
+            raise InputError(
+                f"a registry gives one component by its column, registry[0]; got {column!r}. For several, "
+                "[registry[j] for j in columns] or registry.select(where=lambda component: ...)"
+            ) from error
+        if not -len(self) <= at < len(self):
+            raise UnknownNameError(f"component {at} of a registry of {len(self)}: use 0 to {len(self) - 1}")
+        at %= len(self)
+        part = next(part for part in self.parts if part.start <= at < part.stop)
+        return Component(part.site, part.indices[at - part.start])
 
     def __contains__(self, component: object) -> bool:
         name = component.name if isinstance(component, Component) else component
@@ -113,15 +123,16 @@ class Registry:
     def _columns(self) -> dict[str, int]:
         return {name: column for column, name in enumerate(self.names)}
 
-    def column(self, component: Component | str | int) -> int:
+    def column(self, component: Component | str | SupportsIndex) -> int:
         """Column of a component, given as a component, its name, or the column itself.
 
         Raises:
             UnknownNameError: if it is not in the registry; the message names the nearest.
+            InputError: if it is none of these.
         """
-        if isinstance(component, int):
-            self[component]
-            return component % len(self)
+        if not isinstance(component, Component | str):
+            self[component]  # refuses what is no column
+            return operator.index(component) % len(self)
         name = component if isinstance(component, str) else component.name
         if name not in self._columns:
             near = get_close_matches(name, self.names, n=3, cutoff=0.5)
@@ -135,7 +146,7 @@ class Registry:
         self,
         *,
         kind: str | Sequence[str] | None = None,
-        layer: int | Sequence[int] | None = None,
+        layer: SupportsIndex | Iterable[SupportsIndex] | None = None,
         module: str | Sequence[str] | None = None,
         name: str | Sequence[str] | None = None,
         where: Callable[[Component], bool] | None = None,
@@ -145,7 +156,7 @@ class Registry:
         Args:
             kind: one or several kinds.
             layer: one or several layers.
-            module: one or several logical modules, as in `component.site.module`.
+            module: one or several logical modules, as in `component.site.module`; ``"q"`` is ``"attn.q"``.
             name: names, or patterns such as ``"L3.attn.* row 1?"``.
             where: a predicate on components.
 
@@ -153,7 +164,7 @@ class Registry:
             UnknownNameError: if nothing fits a condition on kind, layer, module or name.
         """
         kinds, layers = _listed("kind", kind, self._known("kind")), _listed("layer", layer, self._known("layer"))
-        modules = _listed("module", module, self._known("module"))
+        modules = _listed("module", module, self._known("module"), short=True)
         patterns = None if name is None else [name] if isinstance(name, str) else list(name)
         chosen: list[tuple[Site, list[int]]] = []
         for part in self.parts:
@@ -179,6 +190,8 @@ class Registry:
 
     def __add__(self, other: Registry) -> Registry:
         """Components of both, ours first; sites that both hold are merged."""
+        if not isinstance(other, Registry):
+            return NotImplemented
         both = [(part.site, part.indices) for part in (*self.parts, *other.parts)]
         return Registry(both, allow_overlap=self.allow_overlap or other.allow_overlap)
 
@@ -214,8 +227,10 @@ class Registry:
 
     def to_json(self) -> str:
         """The registry as JSON text: logical names only, the factors of rank-one parts included."""
-        sites = [{**part.site.to_json(), "indices": "all" if part.whole else list(part.indices)} for part in self.parts]
-        return json.dumps({"version": JSON_VERSION, "allow_overlap": self.allow_overlap, "sites": sites})
+        return json.dumps({"version": JSON_VERSION, "allow_overlap": self.allow_overlap, "sites": self._sites_json()})
+
+    def _sites_json(self) -> list[dict[str, Any]]:
+        return [{**part.site.to_json(), "indices": "all" if part.whole else list(part.indices)} for part in self.parts]
 
     @classmethod
     def from_json(cls, text: str) -> Registry:
@@ -232,13 +247,15 @@ class Registry:
                 (Site.from_json(site), None if site["indices"] == "all" else site["indices"]) for site in data["sites"]
             ]
             return cls(sites, allow_overlap=data["allow_overlap"])
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except AblationLensError:
+            raise
+        except (KeyError, TypeError, ValueError, ArithmeticError, SafetensorError) as error:
             raise InputError(f"not the JSON of a registry ({type(error).__name__}: {error})") from error
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of the JSON text: equal for equal components in the same order, whatever the host."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """sha256 of the components: equal for equal ones in the same order, whatever the host."""
+        return hashlib.sha256(json.dumps(self._sites_json()).encode()).hexdigest()
 
 
 def _join(site: Site, ours: tuple[int, ...], theirs: tuple[int, ...]) -> tuple[int, ...]:
@@ -248,14 +265,32 @@ def _join(site: Site, ours: tuple[int, ...], theirs: tuple[int, ...]) -> tuple[i
     return tuple(sorted((*ours, *theirs)))
 
 
-def _listed(field: str, value: Any, known: list[Any]) -> list[Any] | None:
+def _checked(site: Site, chosen: Sequence[int]) -> tuple[int, ...]:
+    """Indices of a site's components, ascending."""
+    indices = tuple(sorted(operator.index(index) for index in chosen))
+    count = site.basis.components
+    if len(set(indices)) < len(indices) or (indices and not 0 <= indices[0] <= indices[-1] < count):
+        raise InputError(
+            f"L{site.layer}.{site.module} has {count} components of kind '{site.kind}', 0 to {count - 1}, each once; "
+            f"got {str(list(indices))[:80]}"
+        )
+    return indices
+
+
+def _listed(field: str, value: Any, known: list[Any], *, short: bool = False) -> list[Any] | None:
+    """The values asked for, checked against those that occur; `short`: the last part of a dotted name will do."""
     if value is None:
         return None
-    values = [value] if isinstance(value, str | int) else list(value)
+    values = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    found: list[Any] = []
     for item in values:
-        if item not in known:
+        full = [name for name in known if name == item]
+        if short and not full:
+            full = [name for name in known if name.rpartition(".")[2] == item]
+        if len(full) != 1:
             raise UnknownNameError(f"no {field} {item!r} in this registry: it has {', '.join(map(str, known))}")
-    return values
+        found += full
+    return found
 
 
 def _ranges(layers: set[int]) -> str:

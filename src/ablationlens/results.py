@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from jaxtyping import Bool, Float
+from torch import Tensor
 
 from ablationlens.errors import InputError, StoreError
 from ablationlens.files import load_arrays, save_arrays
@@ -62,7 +64,12 @@ class Attribution:
         Raises:
             InputError: if the masks have another width.
         """
-        array = np.atleast_2d(np.asarray(masks, dtype=np.float64))
+        if isinstance(masks, Tensor):
+            masks = masks.detach().cpu().double().numpy()
+        try:
+            array = np.atleast_2d(np.asarray(masks, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"masks are numbers [draw, {len(self.registry)}]; got {type(masks).__name__}") from error
         if array.ndim != 2 or array.shape[1] != len(self.registry):
             raise InputError(f"masks have shape [draw, {len(self.registry)}]; got {list(array.shape)}")
         return array @ np.nan_to_num(self.weights.values).T + self.bias.values[None, :]
@@ -73,7 +80,8 @@ class Attribution:
         The weight is the mean over examples, the spread the standard deviation over examples.
         """
         frame = self.registry.frame().drop(columns="index")
-        with np.errstate(invalid="ignore"):
+        with warnings.catch_warnings():  # a component without a finite weight has neither mean nor spread
+            warnings.simplefilter("ignore", RuntimeWarning)
             frame["weight"] = np.nanmean(self.weights.values, axis=0)
             frame["spread"] = np.nanstd(self.weights.values, axis=0)
         order = np.argsort(-np.abs(frame["weight"].to_numpy()), kind="stable")

@@ -84,6 +84,11 @@ class RankOne:
     U: Float[Tensor, "C out"]
 
     def __post_init__(self) -> None:
+        if not all(isinstance(factor, Tensor) and factor.is_floating_point() for factor in (self.V, self.U)):
+            raise InputError(
+                f"factors of rank-one components are float tensors; got {type(self.V).__name__} and "
+                f"{type(self.U).__name__}: torch.as_tensor(V).float()"
+            )
         if self.V.ndim != 2 or self.U.ndim != 2 or self.V.shape[1] != self.U.shape[0]:
             raise InputError(
                 "factors of rank-one components have shapes V [in, C] and U [C, out]; "

@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ablationlens.adapters.base import Adapter
+from ablationlens.adapters.base import Adapter, Run
 from ablationlens.adapters.plan import Plan, Replacements, StandIns
 from ablationlens.data import Batch
+from ablationlens.errors import InputError
 from ablationlens.packing import Packing, choose, of_rows
 from ablationlens.progress import announce, duration
 
@@ -83,7 +84,9 @@ class Runs(Protocol):
 
     def reference(self, bound: Bound) -> Tensor | None: ...
 
-    def evaluate(self, mask: Tensor, data: Batch, stand_ins: StandIns, reference: Tensor | None) -> Tensor: ...
+    def evaluate(
+        self, mask: Tensor, data: Batch, stand_ins: StandIns, reference: Tensor | None, run: Run | None = None
+    ) -> Tensor: ...
 
 
 class Sweep:
@@ -113,7 +116,7 @@ class Sweep:
         device = model.adapter.device
         if packing is None and rows is not None:
             packing = of_rows(rows, self.examples)
-        self.packing = packing or choose(self.examples, data.length, device)
+        self.packing = packing or choose(self.examples, data.length, device, model.adapter.vocabulary)
 
     def announce(self, what: str, *, factor: float = 1.0, share: float = 1.0) -> None:
         """Log what the sweep will cost, and how long that takes, from one timed pass.
@@ -163,13 +166,13 @@ class Sweep:
 
     def _outputs(self, start: int, stop: int, limit: int | None) -> Tensor:
         out = torch.empty(stop - start, self.examples)
-        with torch.no_grad():
+        with torch.no_grad(), self.model.adapter.session() as run:
             for number, (draws, rows) in enumerate(self.packing.spans(start, stop, self.examples)):
                 if limit is not None and number >= limit:
                     break
                 mask = self._masks(draws)
                 packed = self._packed(len(draws), rows)
-                values = self.model.evaluate(mask.repeat_interleave(len(rows), dim=0), *packed)
+                values = self.model.evaluate(mask.repeat_interleave(len(rows), dim=0), *packed, run)
                 out[draws.start - start : draws.stop - start, rows.start : rows.stop] = values.view(
                     len(draws), len(rows)
                 ).to("cpu", torch.float32)
@@ -177,7 +180,7 @@ class Sweep:
 
     def gradients(
         self, start: int, stop: int
-    ) -> tuple[Float[Tensor, "draw component"], Float[Tensor, "draw example"], Float[Tensor, "draw example component"]]:
+    ) -> tuple[Float[Tensor, " draw *gates"], Float[Tensor, "draw example"], Float[Tensor, "draw example *gates"]]:
         """Masks, outputs and mask gradients of the draws from `start` to `stop`."""
         while True:
             try:
@@ -191,9 +194,13 @@ class Sweep:
         gradients = torch.empty(stop - start, self.examples, *masks.shape[1:])
         for draws, rows in self.packing.spans(start, stop, self.examples):
             own = slice(draws.start - start, draws.stop - start)
-            mask = masks[own].repeat_interleave(len(rows), dim=0).requires_grad_()
-            with torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad():  # whatever the user's mode is
+                mask = masks[own].repeat_interleave(len(rows), dim=0).requires_grad_()
                 values = self.model.evaluate(mask, *self._packed(len(draws), rows))
+                if not values.requires_grad:
+                    raise InputError(
+                        "the output has no gradient in the mask: leave out .detach(), .item() and argmax, or use sweep"
+                    )
                 (gradient,) = torch.autograd.grad(values.sum(), mask)
             shape = (len(draws), len(rows))
             outputs[own, rows.start : rows.stop] = values.detach().view(shape).to("cpu", torch.float32)
@@ -209,15 +216,16 @@ class Sweep:
         """Inputs and replacements of a pass; the same for all passes of one shape, so kept."""
         key = (draws, rows)
         if key not in self.bound.packed:
-            index = torch.arange(rows.start, rows.stop, device=self.model.adapter.device).repeat(draws)
             reference = self.model.reference(self.bound)
             if len(self.bound.packed) >= PACKED_SHAPES:  # many chunks of examples: do not keep a copy of every one
                 self.bound.packed.clear()
-            self.bound.packed[key] = (
-                self.bound.data.take(index),
-                self.model.plan.stand_ins(self.bound.replacements.take(index)),
-                None if reference is None else reference[index],
-            )
+            with torch.inference_mode(False), torch.no_grad():  # what is kept must be of use to autograd later
+                index = torch.arange(rows.start, rows.stop, device=self.model.adapter.device).repeat(draws)
+                self.bound.packed[key] = (
+                    self.bound.data.take(index),
+                    self.model.plan.stand_ins(self.bound.replacements.take(index)),
+                    None if reference is None else reference[index],
+                )
         return self.bound.packed[key]
 
     def _halve(self, error: RuntimeError) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import ablationlens as al
 from ablationlens.adapters.plan import Plan
@@ -169,3 +169,27 @@ def test_descriptions_tell_ablations_apart(gpt2: Host) -> None:
     ]
     assert len(set(described)) == len(described)
     assert repr(al.Scale(0.5)) == "Scale(gamma=0.5)"
+
+
+class Pixels(nn.Module):
+    """Linear layers over the last of four axes, [example, height, width, feature]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.first(images).relu()).mean((1, 2))
+
+
+@pytest.mark.parametrize("per_position", [False, True])
+def test_a_mean_over_activations_with_several_axes(per_position: bool) -> None:
+    model, images = Pixels(), torch.randn(6, 5, 7, 3)
+    data = al.batch(images)
+    adapter = al.adapt(model, example=images)
+    registry = adapter.registry("row", modules=["first"])
+    masked = al.MaskedModel(adapter, registry, al.Mean(data, per_position=per_position))
+    hidden = model.first(images)
+    mean = hidden.mean(0, keepdim=True) if per_position else hidden.mean((0, 1, 2), keepdim=True)
+    expected = model.last(mean.expand_as(hidden).relu()).mean((1, 2)).detach()
+    assert torch.allclose(masked.logits(torch.zeros(1, 8), data), expected, atol=1e-6)

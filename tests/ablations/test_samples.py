@@ -133,3 +133,9 @@ def test_packed_rows_get_the_replacement_of_their_own_example() -> None:
         single = model(zeros[:1], host.data())
         for rows in (2, 8, 24):
             assert models.close(model.sweep(zeros, host.data(), rows=rows), single.repeat(6, 1))
+
+
+@pytest.mark.parametrize("sigma", [-0.1, float("nan"), float("inf")])
+def test_a_sigma_that_is_no_deviation_is_refused(sigma: float) -> None:
+    with pytest.raises(al.InputError, match="standard deviation"):
+        al.GaussianNoise(sigma)

@@ -35,7 +35,7 @@ def test_a_convolution_has_its_features_on_axis_1() -> None:
 def test_a_fused_module_is_one_input_and_a_slice_of_the_output_for_each_projection() -> None:
     book, fused = AddressBook(), nn.Linear(4, 12)
     names = ("attn.q", "attn.k", "attn.v")
-    book.add(0, "attn.qkv", fused, "attn", names, part_rows(None, 3))
+    book.add(0, "attn.qkv", fused, "attn", names, part_rows(3))
     assert [module.name for module in book.modules] == ["attn.qkv", *names]
     assert book.modules[0].parts == names
     assert {module.part_of for module in book.modules[1:]} == {"attn.qkv"}
@@ -54,10 +54,10 @@ def test_a_module_without_a_matrix_is_refused() -> None:
 
 
 def test_a_fused_matrix_is_cut_in_equal_parts_or_refused() -> None:
-    assert list(part_rows(None, 3)(12)) == [4, 4, 4]
-    assert list(part_rows(None, 0)(12)) == []
+    assert list(part_rows(3)(12)) == [4, 4, 4]
+    assert list(part_rows(0)(12)) == []
     with pytest.raises(al.AdapterError, match="13 rows does not split into 3"):
-        part_rows(None, 3)(13)
+        part_rows(3)(13)
 
 
 def test_the_size_of_a_head_is_the_configurations_own_or_worked_out() -> None:

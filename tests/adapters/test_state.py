@@ -45,7 +45,7 @@ def test_training_flags_come_back_one_by_one(fails: bool) -> None:
     model[2][1].eval()
     before = {name: module.training for name, module in model.named_modules()}
     try:
-        with evaluating(model):
+        with evaluating(model.modules()):
             assert not any(module.training for module in model.modules())
             if fails:
                 raise ValueError("on purpose")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 import ablationlens as al
+from ablationlens.adapters.base import Run
 from ablationlens.counterfactuals import record
 from ablationlens.counterfactuals.record import threads
 from tests.conftest import Host, host_of
@@ -101,14 +104,20 @@ class OutOfMemoryOnce:
 
     def __init__(self, host: Host, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         self.sizes: list[int] = []
-        self.at, self.plain = at, host.adapter.run
-        monkeypatch.setattr(host.adapter, "run", self.run)
+        self.at, self.plain = at, host.adapter.session
+        monkeypatch.setattr(host.adapter, "session", self.session)
 
-    def run(self, batch: al.Batch, edits: object = ()) -> torch.Tensor:
-        self.sizes.append(len(batch))
-        if len(self.sizes) == self.at:
-            raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
-        return self.plain(batch, edits)  # type: ignore[arg-type]
+    @contextmanager
+    def session(self) -> Generator[Run]:
+        with self.plain() as plain:
+
+            def run(batch: al.Batch, edits: object = ()) -> torch.Tensor:
+                self.sizes.append(len(batch))
+                if len(self.sizes) == self.at:
+                    raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
+                return plain(batch, edits)
+
+            yield run
 
 
 @pytest.mark.parametrize("at", [1, 3])
@@ -134,6 +143,23 @@ def test_a_run_that_did_not_fit_resumes_with_the_packing_that_did(
     assert again_sizes == [12] * (2 * len(numbers))
     assert np.array_equal(again.outputs, whole.outputs)
     assert again.provenance["packing"] == whole.provenance["packing"]
+
+
+def test_replacements_are_computed_with_the_threads_of_the_run(small: Host, tmp_path: Path) -> None:
+    counts: list[int] = []
+
+    class Noted(al.Zero):
+        def bind(self, plan: object, data: al.Batch) -> object:  # type: ignore[override]
+            counts.append(torch.get_num_threads())
+            return al.Zero.bind(self, plan, data)  # type: ignore[arg-type]
+
+    data, registry = small.data(3), small.registry("row")
+    design = al.Bernoulli(len(registry), 0.3, 10)
+    for count in (1, 2):
+        model = al.MaskedModel(small.adapter, registry, Noted(), al.Logit(1))
+        with threads(count):
+            record(model, data, design, store=tmp_path)
+    assert counts[-1] == 1  # what the resumed run used
 
 
 def test_threads_come_back_after_an_exception() -> None:

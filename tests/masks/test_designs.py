@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import ablationlens as al
-from ablationlens.masks.designs import RANDOM_DESIGNS, random_design
+from ablationlens.masks.designs import RANDOM_DESIGNS, _integer, random_design
 
 
 def test_bernoulli_keeps_each_component_with_its_probability() -> None:
@@ -46,7 +47,7 @@ def test_subsets_are_uniform() -> None:
 @settings(max_examples=60, deadline=None)
 def test_balanced_ablates_every_component_equally_often(components: int, alpha: float, cycles: int, seed: int) -> None:
     size = int(np.floor(alpha * components + 0.5))
-    assume(1 <= size < components)
+    assume(1 <= size < components and round(components / size) > 1)
     design = al.Balanced(components, alpha, 1, seed)
     draws = cycles * design.blocks
     counts = (~al.Balanced(components, alpha, draws, seed).masks(0, draws)).sum(0)
@@ -75,8 +76,8 @@ def test_bad_options_are_refused(design: str) -> None:
     for draws in (0, -3):
         with pytest.raises(al.InputError, match="draws"):
             random_design(design, 100, 0.5, draws)
-    with pytest.raises(al.InputError, match="at least one component"):
-        random_design(design, 0, 0.5, 10)
+    with pytest.raises(al.InputError, match="at least 2 components.*leave_one_out"):
+        random_design(design, 1, 0.5, 10)
     with pytest.raises(al.InputError, match="bernoulli, subset, balanced"):
         random_design("gauss", 10, 0.5, 10)
 
@@ -126,3 +127,25 @@ def test_a_design_describes_everything_that_decides_it() -> None:
     del described["components"]
     again = random_design(described.pop("design"), 5, **described)
     assert np.array_equal(again.masks(0, 7), al.Bernoulli(5, 0.4, 7, 3, "x").masks(0, 7))
+
+
+def test_a_balanced_design_that_would_ablate_everything_is_refused() -> None:
+    """Above two thirds an order would be one block: every mask the same, all ablated."""
+    for alpha in (0.7, 0.9):
+        with pytest.raises(al.InputError, match="half of the components at most.*bernoulli"):
+            al.Balanced(10, alpha, 5)
+    assert (~al.Balanced(10, 0.6, 8).masks(0, 8)).sum(1).tolist() == [5] * 8
+
+
+@pytest.mark.parametrize("design", list(RANDOM_DESIGNS))
+def test_what_a_design_notes_is_json(design: str) -> None:
+    """NumPy's numbers are not, and a store could not note them; the type checker of the tests lets few of them in."""
+    for alpha in (0.25, np.float64(0.25)):
+        described = random_design(design, 20, alpha, 6, 3).describe()
+        assert type(described["alpha"]) is float
+        assert json.loads(json.dumps(described)) == described
+    for seed in (3, np.int64(3), np.uint8(3)):
+        assert type(_integer("seed", seed)) is int
+    for bad in (1e3, None, "0"):
+        with pytest.raises(al.InputError, match="seed is an integer"):
+            _integer("seed", bad)

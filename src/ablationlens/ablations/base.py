@@ -37,6 +37,16 @@ class Ablation(ABC):
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
 
 
+def check_batch(value: Any, what: str) -> None:
+    """Refuse examples that are no Batch.
+
+    Raises:
+        InputError: with the line that makes one.
+    """
+    if not isinstance(value, Batch):
+        raise InputError(f"{what} is a Batch, al.batch(inputs, tokenizer=...); got {type(value).__name__}")
+
+
 def chunks(data: Batch, rows: int = ROWS) -> Iterator[Batch]:
     """The examples of `data` in order, at most `rows` at a time."""
     for start in range(0, len(data), rows):

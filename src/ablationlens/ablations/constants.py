@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ablationlens.ablations.base import Ablation, chunks, constant, feature_axis
+from ablationlens.ablations.base import Ablation, check_batch, chunks, constant, feature_axis
 from ablationlens.adapters.plan import Factored, Plan, Replacements
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
@@ -87,6 +87,9 @@ class Mean(Ablation):
     data: Batch
     per_position: bool = False
 
+    def __post_init__(self) -> None:
+        check_batch(self.data, "the data of a Mean")
+
     def bind(self, plan: Plan, data: Batch) -> Replacements:
         if self.per_position and data.length != self.data.length:
             raise InputError(
@@ -132,5 +135,6 @@ def _total(values: Tensor, attended: Tensor | None, axis: int) -> tuple[Tensor, 
     real = torch.ones(values.shape[:2], device=values.device, dtype=torch.bool)
     if attended is not None and attended.shape == real.shape:
         real = attended.to(values.device)
-    values = torch.where(real[..., None], values, 0.0)  # padding may hold anything, NaN included
-    return values.sum(0), real.double()[..., None].sum(0)
+    real = real.reshape(*real.shape, *[1] * (values.ndim - 2))
+    values = torch.where(real, values, 0.0)  # padding may hold anything, NaN included
+    return values.sum(0), real.double().sum(0)

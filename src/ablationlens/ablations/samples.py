@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ablationlens.ablations.base import Ablation, read_examples, same_padding, same_shape, stream
+from ablationlens.ablations.base import Ablation, check_batch, read_examples, same_padding, same_shape, stream
 from ablationlens.adapters.plan import Plan, Replacements
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
@@ -26,6 +26,9 @@ class Counterfactual(Ablation):
     """
 
     other: Batch
+
+    def __post_init__(self) -> None:
+        check_batch(self.other, "a counterfactual")
 
     def bind(self, plan: Plan, data: Batch) -> Replacements:
         if len(self.other) != len(data):
@@ -52,6 +55,10 @@ class Resample(Ablation):
 
     data: Batch | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.data is not None:
+            check_batch(self.data, "the data of a Resample")
 
     def bind(self, plan: Plan, data: Batch) -> Replacements:
         donors = data if self.data is None else self.data
@@ -98,7 +105,7 @@ class GaussianNoise(Ablation):
         relative: see `sigma`.
 
     Raises:
-        InputError: if sigma is negative.
+        InputError: if sigma is negative or not finite.
     """
 
     sigma: float
@@ -106,7 +113,7 @@ class GaussianNoise(Ablation):
     relative: bool = False
 
     def __post_init__(self) -> None:
-        if self.sigma < 0:
+        if not 0 <= self.sigma < float("inf"):
             raise InputError(f"sigma is a standard deviation, 0 or more; got {self.sigma}")
 
     def bind(self, plan: Plan, data: Batch) -> Replacements:

@@ -75,7 +75,7 @@ class AddressBook:
         return how.columns
 
 
-def part_rows(config: Any, parts: int) -> Callable[[int], Sequence[int]]:
+def part_rows(parts: int) -> Callable[[int], Sequence[int]]:
     """Rows of each projection in a fused matrix: equal shares, which is what the fused families of the table have."""
 
     def sizes(rows: int) -> Sequence[int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -59,13 +61,16 @@ class Place:
         return 1 if self.feature_axis == -1 and self.axes == 3 else None
 
 
-@dataclass(frozen=True, eq=False)
-class Placed:
+class Placed(NamedTuple):
     """An edit, where it writes, and (if it reads elsewhere) where it reads."""
 
     edit: Edit
     write: Place
     read: Place | None = None
+
+
+Run: TypeAlias = Callable[..., Tensor]
+"""One forward pass of a session, (batch, edits) -> logits."""
 
 
 class Adapter(ABC):
@@ -87,7 +92,7 @@ class Adapter(ABC):
         self,
         kinds: str | Sequence[str],
         *,
-        layers: Sequence[int] | int | None = None,
+        layers: Iterable[SupportsIndex] | SupportsIndex | None = None,
         modules: Sequence[str] | str | None = None,
         size: int | None = None,
         factors: Mapping[tuple[int, str], tuple[Tensor, Tensor]] | None = None,
@@ -111,7 +116,7 @@ class Adapter(ABC):
             OverlapError: if two kinds cut the same weight in ways that cannot be combined.
         """
         names = [kinds] if isinstance(kinds, str) else list(kinds)
-        chosen_layers = [layers] if isinstance(layers, int) else layers
+        chosen_layers = None if layers is None else _integers(layers)
         if "rank_one" not in names and (factors is not None or svd is not None):
             raise InputError(f"factors= and svd= belong to kind 'rank_one', not to {', '.join(names)}")
         if "row_block" not in names and size is not None:
@@ -138,13 +143,17 @@ class Adapter(ABC):
                 "kind 'rank_one' needs either the factors of each module, factors={(0, 'mlp.in'): (V, U)}, "
                 "or the number of singular parts of each weight, svd=8"
             )
+        names, chosen = self.layout.select_names(modules), self.layout.select_layers(layers)
         if factors is not None:
+            wrong = next((key for key in factors if not (isinstance(key, tuple) and len(key) == 2)), None)
+            if wrong is not None:
+                raise InputError(f"factors are given by (layer, module), such as (0, 'mlp.in'); got {wrong!r}")
             for (layer, name), (V, U) in factors.items():
                 full = (self.layout.select_names(name) or (name,))[0]
-                yield rank_one_site(self.layout.module(layer, full), RankOne(V, U))
+                if layer in chosen and (names is None or full in names):
+                    yield rank_one_site(self.layout.module(layer, full), RankOne(V, U))
             return
         assert svd is not None
-        names, chosen = self.layout.select_names(modules), self.layout.select_layers(layers)
         for module in self.layout.modules:
             wanted = (not module.parts and module.operation == "linear") if names is None else module.name in names
             if module.layer in chosen and wanted:
@@ -173,6 +182,13 @@ class Adapter(ABC):
         """The bias of a module, or None."""
 
     @abstractmethod
+    def session(self) -> AbstractContextManager[Run]:
+        """Many forward passes whose edits are at the same places: whatever they need is set up once, and undone after.
+
+        The passes of a sweep are run in one; `run` is a session of one pass.
+        """
+
+    @abstractmethod
     def run(self, batch: Batch, edits: Sequence[Placed] = ()) -> Tensor:
         """Logits of the model under the edits, in eval mode; nothing of the call outlives it."""
 
@@ -193,12 +209,34 @@ class Adapter(ABC):
         """
 
     @property
+    @abstractmethod
+    def vocabulary(self) -> int | None:
+        """Token ids that the model knows, from 0, which is as wide as its logits are; None if it does not say."""
+
+    @property
+    @abstractmethod
+    def version(self) -> int:
+        """A number that changes when the model's weights are changed in place; see `state.version`."""
+
+    @abstractmethod
+    def check_data(self, batch: Batch) -> None:
+        """Refuse inputs that the model cannot take.
+
+        Raises:
+            InputError: if they are longer than its context, or hold tokens that it does not know.
+        """
+
+    @property
     def device(self) -> torch.device:
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
         return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _integers(values: Iterable[SupportsIndex] | SupportsIndex) -> list[int]:
+    return [operator.index(value) for value in (values if isinstance(values, Iterable) else [values])]
 
 
 def singular_parts(weight: Tensor, count: int) -> RankOne:

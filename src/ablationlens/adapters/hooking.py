@@ -46,6 +46,8 @@ def hook(place: Place, change: Callable[[Tensor], Tensor | None]) -> RemovableHa
 
 
 def keep(seen: dict[tuple[int, Side], Tensor], key: tuple[int, Side]) -> Callable[[Tensor], None]:
+    """What a hook calls to note an activation in `seen`, unchanged."""
+
     def remember(activation: Tensor) -> None:
         seen[key] = activation
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from threading import Lock, RLock
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -64,10 +66,35 @@ def _bits(flat: Tensor) -> Tensor:
     return flat.contiguous().view(INTEGERS[flat.element_size()])
 
 
+_LOCKS: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()
+_NEW_LOCK = Lock()
+
+
 @contextmanager
-def evaluating(model: nn.Module) -> Generator[None]:
+def alone(model: nn.Module) -> Generator[None]:
+    """One thread at a time: hooks and flags are the model's, so a second thread would run under the first one's."""
+    with _NEW_LOCK:
+        lock = _LOCKS.setdefault(model, RLock())
+    with lock:
+        yield
+
+
+def version(tensors: Iterable[Tensor | None]) -> int:
+    """A number that grows with every change in place that PyTorch counts (those through `.data` it does not)."""
+    return sum(tensor._version for tensor in tensors if tensor is not None and not tensor.is_inference())
+
+
+def autocast(device: torch.device) -> str | None:
+    """The dtype that operations on a device are cast to just now, or None."""
+    if not torch.is_autocast_enabled(device.type):
+        return None
+    return str(torch.get_autocast_dtype(device.type)).removeprefix("torch.")
+
+
+@contextmanager
+def evaluating(modules: Iterable[nn.Module]) -> Generator[None]:
     """Eval mode for the duration: every module's own flag comes back."""
-    training = [module for module in model.modules() if module.training]
+    training = [module for module in modules if module.training]
     for module in training:
         module.training = False
     try:

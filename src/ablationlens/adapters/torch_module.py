@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
@@ -15,11 +16,21 @@ from torch.utils.hooks import RemovableHandle
 from ablationlens.adapters import orientation
 from ablationlens.adapters.addresses import Address, AddressBook, head_size, part_rows
 from ablationlens.adapters.architectures import Architecture, architecture_of, layer_list
-from ablationlens.adapters.base import Adapter, Place, Placed
+from ablationlens.adapters.base import Adapter, Place, Placed, Run
 from ablationlens.adapters.hooking import first_tensor, hook, keep
-from ablationlens.adapters.state import accepted_arguments, evaluating, fingerprint, frozen, refuse_compiled
+from ablationlens.adapters.state import (
+    accepted_arguments,
+    alone,
+    autocast,
+    evaluating,
+    fingerprint,
+    frozen,
+    refuse_compiled,
+    version,
+)
 from ablationlens.data import Batch
-from ablationlens.edits import Lerp, LowRank, lerp, low_rank
+from ablationlens.data.inputs import token_key
+from ablationlens.edits import Lerp, lerp, low_rank
 from ablationlens.errors import AdapterError, InputError, UnknownNameError
 from ablationlens.layout import Heads, Layout, Module
 from ablationlens.registry import Registry
@@ -41,6 +52,57 @@ class Firing:
     axes: int
 
 
+class Live:
+    """The edits of the pass that is running, which the hooks of a session look up, and what they have seen.
+
+    Between passes the hooks do nothing, so that an output, or the user, may run the model as it is.
+    """
+
+    def __init__(self) -> None:
+        self.running = False
+        self.edits: dict[tuple[int, Side], list[Placed]] = {}
+        self.seen: dict[tuple[int, Side], Tensor] = {}
+        self.fired: set[tuple[int, Side]] = set()
+
+    def begin(self, edits: Sequence[Placed]) -> None:
+        """Take the edits of a new pass."""
+        self.fired.clear()
+        self.seen.clear()
+        self.edits.clear()
+        for placed in edits:
+            self.edits.setdefault(placed.write.key, []).append(placed)
+
+    def check(self) -> None:
+        """Refuse a pass in which a site did not fire.
+
+        Raises:
+            AdapterError: naming the sites.
+        """
+        if len(self.fired) < len(self.edits):
+            missed = [group[0].write for key, group in self.edits.items() if key not in self.fired]
+            names = ", ".join(f"{place.address}.{place.hook}" for place in missed)
+            raise AdapterError(f"these sites did not fire in this forward pass, so their ablation did nothing: {names}")
+
+
+def _hook_edit(key: tuple[int, Side], place: Place, live: Live) -> RemovableHandle:
+    kept = any(holder._forward_hooks for holder in place.holders)
+    in_place = place.fresh and not kept
+
+    def edit(activation: Tensor) -> Tensor | None:
+        if not live.running:
+            return None
+        live.fired.add(key)
+        for placed in live.edits[key]:
+            if isinstance(placed.edit, Lerp):
+                activation = lerp(activation, placed.edit, in_place=in_place)
+            else:
+                assert placed.read is not None
+                activation = low_rank(activation, live.seen[placed.read.key], placed.edit)
+        return activation
+
+    return hook(place, edit)
+
+
 class TorchAdapter(Adapter):
     """Adapter for plain PyTorch modules and Hugging Face models.
 
@@ -59,12 +121,13 @@ class TorchAdapter(Adapter):
     def __init__(self, model: nn.Module, example: Any = None, *, allow_repeated: bool = False) -> None:
         refuse_compiled(model)
         self.model = model
+        self._modules = tuple(model.modules())  # listed once: walking the tree costs more than the hooks of a pass
         self.allow_repeated = allow_repeated
         self._accepted = accepted_arguments(model)
         self._addresses, self._stored, layout = self._find()
         self._firings = self._dry_forward(self._example(example))
-        watched = {id(a.module): a.name for a in self._addresses.values()}
-        self.silent = tuple(name for key, name in watched.items() if key not in self._firings)
+        watched = dict.fromkeys(address.name for address in self._addresses.values())
+        self.silent = tuple(name for name in watched if name not in self._firings)
         self.layout = self._only_fired(layout)
         if not self.layout.modules:
             raise AdapterError(
@@ -94,14 +157,13 @@ class TorchAdapter(Adapter):
     ) -> tuple[dict[Tap, Address], dict[tuple[int, str], tuple[nn.Module, slice]], Layout]:
         book = AddressBook()
         heads: list[Heads] = []
-        config = cast(Any, self.model).config
+        size = head_size(cast(Any, self.model).config)
         for layer, block in enumerate(layers):
             for name, relative in family.modules.items():
                 module = block.get_submodule(relative)
                 address = f"{path}.{layer}.{relative}"
                 parts = family.fused.get(name, ())
-                book.add(layer, name, module, address, parts, part_rows(config, len(parts)))
-            size = head_size(config)
+                book.add(layer, name, module, address, parts, part_rows(len(parts)))
             heads.append(Heads(layer, book.columns(layer, "attn.o") // size, size))
         return book.addresses, book.stored, Layout(tuple(book.modules), tuple(heads))
 
@@ -117,7 +179,7 @@ class TorchAdapter(Adapter):
         fired = [m for m in layout.modules if self._fires(Tap(m.layer, m.name, "out"))]
         if layout.transformer:
             return Layout(tuple(m for m in layout.modules if m in fired or m.parts), layout.heads)
-        fired.sort(key=lambda m: self._firings[id(self._addresses[Tap(m.layer, m.name, "out")].module)].order)
+        fired.sort(key=lambda m: self._firings[self._addresses[Tap(m.layer, m.name, "out")].name].order)
         old = {m.name: m.layer for m in fired}
         modules = tuple(Module(layer, m.name, m.rows, m.columns, m.operation) for layer, m in enumerate(fired))
         self._addresses = {
@@ -155,27 +217,29 @@ class TorchAdapter(Adapter):
     def _token_model(self) -> bool:
         return getattr(getattr(self.model, "config", None), "vocab_size", None) is not None
 
-    def _dry_forward(self, example: Batch) -> dict[int, Firing]:
-        firings: dict[int, Firing] = {}
+    def _dry_forward(self, example: Batch) -> dict[str, Firing]:
+        """What fired, by address: names, unlike the modules themselves, are the same in a copy of the adapter."""
+        firings: dict[str, Firing] = {}
 
-        def record(module: nn.Module, _inputs: Any, output: Any) -> None:
+        def record(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
             tensor = first_tensor(output)
-            before = firings.get(id(module))
+            before = firings.get(name)
             if before is None:
-                firings[id(module)] = Firing(len(firings), 1, tensor.ndim)
+                firings[name] = Firing(len(firings), 1, tensor.ndim)
             else:
-                firings[id(module)] = Firing(before.order, before.calls + 1, before.axes)
+                firings[name] = Firing(before.order, before.calls + 1, before.axes)
 
-        watched = {id(address.module): address.module for address in self._addresses.values()}
+        watched = {address.name: address.module for address in self._addresses.values()}
         with ExitStack() as stack, torch.no_grad():
-            for module in watched.values():
-                stack.callback(module.register_forward_hook(record).remove)
+            stack.enter_context(alone(self.model))
+            for name, module in watched.items():
+                stack.callback(module.register_forward_hook(partial(record, name)).remove)
             self.run(example)
         return firings
 
     def _fires(self, tap: Tap) -> bool:
         address = self._addresses.get(tap)
-        return address is not None and id(address.module) in self._firings
+        return address is not None and address.name in self._firings
 
     def has(self, tap: Tap) -> bool:
         return self._fires(tap)
@@ -185,7 +249,7 @@ class TorchAdapter(Adapter):
         if address is None:
             module = self.layout.module(tap.layer, tap.module)
             raise UnknownNameError(f"{type(self).__name__} has no activation {tap} of its own (module {module.name})")
-        firing = self._firings.get(id(address.module))
+        firing = self._firings.get(address.name)
         if firing is None:
             raise AdapterError(
                 f"{address.name} ({tap}) never fires in a forward pass, so an ablation there would do nothing; "
@@ -238,76 +302,83 @@ class TorchAdapter(Adapter):
         output = self.model(*first, **{k: v for k, v in inputs.items() if k != "position_ids" or k in self._accepted})
         return first_tensor(getattr(output, "logits", getattr(output, "last_hidden_state", output)))
 
-    @property
+    @cached_property
     def context(self) -> int | None:
         """Positions that the model takes at most, if it says so."""
         config = getattr(self.model, "config", None)
         sizes = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
         return next((int(size) for size in sizes if isinstance(size, int) and size > 0), None)
 
-    def run(self, batch: Batch, edits: Sequence[Placed] = ()) -> Tensor:
+    @property
+    def vocabulary(self) -> int | None:
+        size = getattr(getattr(self.model, "config", None), "vocab_size", None)
+        return int(size) if isinstance(size, int) and size > 0 else None
+
+    @property
+    def version(self) -> int:
+        return sum(version([*module._parameters.values(), *module._buffers.values()]) for module in self._modules)
+
+    def check_data(self, batch: Batch) -> None:
+        self._check_length(batch)
+        key = token_key(batch.inputs)
+        if key is not None and self.vocabulary is not None and (top := int(batch.inputs[key].max())) >= self.vocabulary:
+            raise InputError(
+                f"the inputs hold token {top}, and the model knows 0 to {self.vocabulary - 1}: "
+                "is this the model's own tokenizer?"
+            )
+
+    def _check_length(self, batch: Batch) -> None:
         if batch.length is not None and self.context is not None and batch.length > self.context:
             raise InputError(
                 f"inputs of {batch.length} positions do not fit into the model's context of {self.context}; "
                 f"cut them, for example tokens[:, :{self.context}]"
             )
-        with ExitStack() as stack:
-            stack.enter_context(evaluating(self.model))
-            if torch.is_grad_enabled():
-                stack.enter_context(frozen(self.model))
-            fired = self._install(edits, stack)
-            logits = self.forward(batch)
-        missed = [address for address, done in fired.items() if not done]
-        if missed:
-            raise AdapterError(
-                f"these sites did not fire in this forward pass, so their ablation did nothing: {missed}"
-            )
-        return logits
 
-    def _install(self, edits: Sequence[Placed], stack: ExitStack) -> dict[str, bool]:
-        """Hook every edit; the stack takes the hooks off again."""
-        groups: dict[tuple[int, Side], list[Placed]] = {}
-        reads: dict[tuple[int, Side], Place] = {}
-        for placed in edits:
-            groups.setdefault(placed.write.key, []).append(placed)
-            if placed.read is not None:
-                reads.setdefault(placed.read.key, placed.read)
-        seen: dict[tuple[int, Side], Tensor] = {}
-        fired: dict[str, bool] = {}
-        for group in groups.values():  # first, so that a read sees what the edits of its own activation leave
-            stack.callback(self._hook_edit(group, seen, fired).remove)
-        for key, place in reads.items():
-            stack.callback(hook(place, keep(seen, key)).remove)
-        return fired
+    @contextmanager
+    def session(self) -> Generator[Run]:
+        live = Live()
+        handles: list[RemovableHandle] = []
+        building = frozen(self.model) if torch.is_grad_enabled() else nullcontext()
 
-    def _hook_edit(
-        self, group: Sequence[Placed], seen: dict[tuple[int, Side], Tensor], fired: dict[str, bool]
-    ) -> RemovableHandle:
-        place = group[0].write
-        name = f"{place.address}.{place.hook}"
-        fired[name] = False
-        kept = any(holder._forward_hooks for holder in place.holders)
-        may_edit_in_place = place.fresh and not kept
+        def run(batch: Batch, edits: Sequence[Placed] = ()) -> Tensor:
+            self._check_length(batch)
+            live.begin(edits)
+            if not handles:
+                self._install(edits, handles, live)
+            live.running = True
+            try:
+                logits = self.forward(batch)
+            finally:
+                live.running = False
+            live.check()
+            return logits
 
-        def edit(activation: Tensor) -> Tensor:
-            fired[name] = True
-            for placed in group:
-                match placed.edit:
-                    case Lerp() as one:
-                        graph = activation.requires_grad or one.off.requires_grad or one.stand_in.requires_grad
-                        activation = lerp(activation, one, in_place=may_edit_in_place and not graph)
-                    case LowRank() as one:
-                        assert placed.read is not None
-                        activation = low_rank(activation, seen[placed.read.key], one)
-            return activation
+        with alone(self.model), evaluating(self._modules), building:
+            try:
+                yield run
+            finally:
+                for handle in handles:
+                    handle.remove()
 
-        return hook(place, edit)
+    def run(self, batch: Batch, edits: Sequence[Placed] = ()) -> Tensor:
+        with self.session() as run:
+            return run(batch, edits)
+
+    def _install(self, edits: Sequence[Placed], handles: list[RemovableHandle], live: Live) -> None:
+        """Hook every edit, and note each hook in `handles` as soon as it is there."""
+        # edits first, so that a read sees what the edits of its own activation leave
+        for key, place in {placed.write.key: placed.write for placed in edits}.items():
+            handles.append(_hook_edit(key, place, live))
+        for key, place in {placed.read.key: placed.read for placed in edits if placed.read is not None}.items():
+            handles.append(hook(place, keep(live.seen, key)))
 
     def read(self, batch: Batch, taps: Sequence[Tap]) -> dict[Tap, Tensor]:
+        self.check_data(batch)
         places = {tap: self.place(tap) for tap in taps}
         seen: dict[tuple[int, Side], Tensor] = {}
         with ExitStack() as stack, torch.no_grad():
-            stack.enter_context(evaluating(self.model))
+            stack.enter_context(alone(self.model))
+            stack.enter_context(evaluating(self._modules))
             for place in {place.key: place for place in places.values()}.values():
                 stack.callback(hook(place, keep(seen, place.key)).remove)
             self.forward(batch)
@@ -319,6 +390,7 @@ class TorchAdapter(Adapter):
     # -- provenance -----------------------------------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
+        cast_to = autocast(self.device)
         return {
             "host": self.host,
             "class": type(self.model).__name__,
@@ -326,4 +398,5 @@ class TorchAdapter(Adapter):
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
             "fingerprint": fingerprint(self.model),
+            **({} if cast_to is None else {"autocast": cast_to}),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -93,9 +94,14 @@ class TransformerLensAdapter(TorchAdapter):
                 heads.append(Heads(layer, how.columns // size, size))
         return addresses, stored, Layout(tuple(modules), tuple(heads))
 
-    @property
+    @cached_property
     def context(self) -> int | None:
         return int(self.bridge.cfg.n_ctx) or None
+
+    @property
+    def vocabulary(self) -> int | None:
+        size = getattr(self.bridge.cfg, "d_vocab", None)
+        return int(size) if isinstance(size, int) and size > 0 else None
 
     def forward(self, batch: Batch) -> Tensor:
         inputs = dict(batch.inputs)

@@ -77,7 +77,8 @@ def record(
     Raises:
         StoreError: if the store belongs to another run, is damaged, or cannot be written.
     """
-    sweep = Sweep(model, data, model.source(design, data), rows=rows)
+    source = model.source(design, data)
+    sweep = Sweep(model, data, source, rows=rows)
     settings = Settings(
         block_draws(sweep.packing, design.draws, len(data)),
         sweep.packing.draws,
@@ -88,7 +89,6 @@ def record(
     if store is not None:
         kept = Store(store, identity(model, data, design), settings, {"packages": packages()})
         settings = kept.settings
-        sweep.packing = Packing(settings.draws_per_pass, settings.examples_per_pass)
     outputs = np.empty((design.draws, len(data)), dtype=np.float32)
     spans = [(start, min(start + settings.block, design.draws)) for start in range(0, design.draws, settings.block)]
     missing = list(_fill(outputs, spans, kept))
@@ -97,6 +97,8 @@ def record(
         _warn_of_other_packages(kept)
     start = time.perf_counter()
     with threads(settings.threads):
+        # made again, because replacements too have the bits of the threads that they were computed with
+        sweep = Sweep(model, data, source, packing=Packing(settings.draws_per_pass, settings.examples_per_pass))
         if missing:
             sweep.announce(label, share=sum(stop - first for first, stop in missing) / design.draws)
         for first, stop in bar(missing, total=len(missing), unit="block", label=label, show_bar=show_bar):

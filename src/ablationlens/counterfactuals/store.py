@@ -142,10 +142,13 @@ class Store:
         try:
             yield
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            why = "the disk is full" if full else f"the store cannot be written ({error.strerror or error})"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                why, then = "the disk is full", "free some space"
+            else:
+                why = f"the store cannot be written ({error.strerror or error})"
+                then = "make it writable (or choose another directory)"
             raise StoreError(
-                f"{why}: {self.path}. What was done is kept; free some space and run the same call again to go on"
+                f"{why}: {self.path}. What was done is kept; {then} and run the same call again to go on"
             ) from error
 
 

@@ -5,6 +5,7 @@ Draw i of a design is a function of (seed, i) alone: the same masks on any machi
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -63,8 +64,17 @@ class Random(Design):
     stream: str = "fit"
 
     def __post_init__(self) -> None:
-        if self.components < 1:
-            raise InputError("a design needs at least one component; the registry is empty")
+        for name in ("components", "draws", "seed"):  # as Python's own integers, which JSON knows
+            object.__setattr__(self, name, _integer(name, getattr(self, name)))
+        try:
+            object.__setattr__(self, "alpha", float(self.alpha))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"alpha is a number between 0 and 1; got {self.alpha!r}") from error
+        if self.components < 2:
+            raise InputError(
+                f"random masks need at least 2 components, so that some are kept; the registry has {self.components}. "
+                "For one component: al.leave_one_out(model, data)"
+            )
         if not 0 < self.alpha < 1:
             raise InputError(f"alpha is the share of components to ablate, between 0 and 1; got {self.alpha}")
         if self.ablated < 1 or self.ablated >= self.components:
@@ -119,7 +129,18 @@ class Subset(Random):
 
 @dataclass(frozen=True)
 class Balanced(Random):
-    """Every component is ablated equally often: random orders, each cut into blocks that are ablated in turn."""
+    """Every component is ablated equally often: random orders, each cut into blocks that are ablated in turn.
+
+    Blocks are of equal size, so a draw ablates 1 / blocks of the components, the nearest such share to alpha.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.blocks < 2:
+            raise InputError(
+                f"alpha={self.alpha}: a balanced design ablates half of the components at most, because it cuts each "
+                "order into at least two blocks; take design='bernoulli' or 'subset' for more"
+            )
 
     @property
     def blocks(self) -> int:
@@ -199,6 +220,13 @@ def random_design(name: str, components: int, alpha: float, draws: int, seed: in
     if name not in RANDOM_DESIGNS:
         raise InputError(f"no design '{name}': the designs are {', '.join(RANDOM_DESIGNS)}")
     return RANDOM_DESIGNS[name](components, alpha, draws, seed, stream)
+
+
+def _integer(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise InputError(f"{name} is an integer; got {value!r}") from error
 
 
 def _up(value: float) -> float:
