@@ -14,6 +14,7 @@ from torch import Tensor
 import ablationlens as al
 from tests import models
 from tests.conftest import Host, host_of
+from tests.passes import before_each_pass
 
 
 @pytest.fixture
@@ -190,16 +191,14 @@ def test_a_pass_that_does_not_fit_is_halved(
     data = gpt2.data(3)
     design = al.Bernoulli(8, 0.3, 9, seed=1)
     expected, slopes = model.sweep(design, data), model.sweep_gradient(design, data)
-    plain = gpt2.adapter.run
     seen: list[int] = []
 
-    def small(batch: al.Batch, edits: object = ()) -> Tensor:
+    def small(batch: al.Batch) -> None:
         seen.append(len(batch))
         if len(batch) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(batch, edits)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(gpt2.adapter, "run", small)
+    before_each_pass(gpt2.adapter, monkeypatch, small)
     with caplog.at_level(logging.WARNING, logger="ablationlens"):
         assert models.close(model.sweep(design, data, rows=27), expected)
     assert max(seen) == 27
@@ -210,17 +209,17 @@ def test_a_pass_that_does_not_fit_is_halved(
     assert slopes is not None
     assert models.close(halved, slopes)
 
-    def never(batch: al.Batch, edits: object = ()) -> Tensor:
+    def never(batch: al.Batch) -> None:
         raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate")
 
-    monkeypatch.setattr(gpt2.adapter, "run", never)
+    before_each_pass(gpt2.adapter, monkeypatch, never)
     with pytest.raises(al.InputError, match="does not fit into memory"):
         model.sweep(design, data)
 
-    def broken(batch: al.Batch, edits: object = ()) -> Tensor:
+    def broken(batch: al.Batch) -> None:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(gpt2.adapter, "run", broken)
+    before_each_pass(gpt2.adapter, monkeypatch, broken)
     with pytest.raises(RuntimeError, match="something else"):
         model.sweep(design, data)
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import importlib
 import itertools
 import logging
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import ablationlens as al
-from ablationlens.adapters.base import Run
 from ablationlens.packing import Packing
 from ablationlens.sweep import GivenMasks, Runs, Sweep
 from tests.conftest import Host
+from tests.passes import before_each_pass
 
 
 @pytest.fixture
@@ -32,21 +30,14 @@ def sweep_of(model: al.MaskedModel, data: al.Batch, draws: int = 12, rows: int |
 
 def failing(host: Host, monkeypatch: pytest.MonkeyPatch, fails: Callable[[int, int], bool]) -> list[int]:
     """Let a pass run out of memory where `fails(call, rows)`; the rows of every pass, failed or not, are noted."""
-    plain_session, seen = host.adapter.session, []
+    seen: list[int] = []
 
-    @contextmanager
-    def session() -> Generator[Run]:
-        with plain_session() as plain:
+    def note(batch: al.Batch) -> None:
+        seen.append(len(batch))
+        if fails(len(seen), len(batch)):
+            raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
 
-            def run(batch: al.Batch, edits: object = ()) -> Tensor:
-                seen.append(len(batch))
-                if fails(len(seen), len(batch)):
-                    raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
-                return plain(batch, edits)
-
-            yield run
-
-    monkeypatch.setattr(host.adapter, "session", session)
+    before_each_pass(host.adapter, monkeypatch, note)
     return seen
 
 
@@ -130,10 +121,10 @@ def test_gradients_are_halved_too(model: al.MaskedModel, small: Host, monkeypatc
 def test_what_is_no_lack_of_memory_is_raised(
     model: al.MaskedModel, small: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(batch: al.Batch, edits: object = ()) -> Tensor:
+    def broken(batch: al.Batch) -> None:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(small.adapter, "run", broken)
+    before_each_pass(small.adapter, monkeypatch, broken)
     sweep = sweep_of(model, small.data(3))
     packing = sweep.packing
     for call in (sweep.outputs, sweep.gradients):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +11,10 @@ import pytest
 import torch
 
 import ablationlens as al
-from ablationlens.adapters.base import Run
 from ablationlens.counterfactuals import record
 from ablationlens.counterfactuals.record import threads
 from tests.conftest import Host, host_of
+from tests.passes import before_each_pass
 
 
 def model_of(host: Host, output: al.Output | None = None) -> al.MaskedModel:
@@ -53,14 +51,12 @@ def test_a_resumed_run_uses_the_packing_and_threads_that_it_began_with(
     (tmp_path / "blocks" / "000003.npz").unlink()
     sizes: list[int] = []
     counts: list[int] = []
-    plain = small.adapter.run
 
-    def spy(batch: al.Batch, edits: object = ()) -> torch.Tensor:
+    def spy(batch: al.Batch) -> None:
         sizes.append(len(batch))
         counts.append(torch.get_num_threads())
-        return plain(batch, edits)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(small.adapter, "run", spy)
+    before_each_pass(small.adapter, monkeypatch, spy)
     with threads(3):
         again = record(model, data, design, store=tmp_path, rows=24)
         assert torch.get_num_threads() == 3
@@ -77,8 +73,7 @@ def test_only_what_is_missing_is_computed(small: Host, tmp_path: Path, monkeypat
     (tmp_path / "blocks" / "000000.npz").unlink()
     (tmp_path / "blocks" / "000009.npz").unlink()
     calls: list[int] = []
-    plain = small.adapter.run
-    monkeypatch.setattr(small.adapter, "run", lambda batch, edits=(): calls.append(1) or plain(batch, edits))
+    before_each_pass(small.adapter, monkeypatch, lambda batch: calls.append(1))
     record(model, data, design, store=tmp_path, rows=6)
     assert len(calls) == 2
     record(model, data, design, store=tmp_path, rows=6)
@@ -104,20 +99,13 @@ class OutOfMemoryOnce:
 
     def __init__(self, host: Host, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         self.sizes: list[int] = []
-        self.at, self.plain = at, host.adapter.session
-        monkeypatch.setattr(host.adapter, "session", self.session)
+        self.at = at
+        before_each_pass(host.adapter, monkeypatch, self.note)
 
-    @contextmanager
-    def session(self) -> Generator[Run]:
-        with self.plain() as plain:
-
-            def run(batch: al.Batch, edits: object = ()) -> torch.Tensor:
-                self.sizes.append(len(batch))
-                if len(self.sizes) == self.at:
-                    raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
-                return plain(batch, edits)
-
-            yield run
+    def note(self, batch: al.Batch) -> None:
+        self.sizes.append(len(batch))
+        if len(self.sizes) == self.at:
+            raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
 
 
 @pytest.mark.parametrize("at", [1, 3])

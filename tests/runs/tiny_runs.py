@@ -32,6 +32,7 @@ class Refused(Protocol):
 
 
 def environment() -> dict[str, str]:
-    """Of a process that finds the library where this one does."""
+    """Of a process that finds the library where this one does, and computes with one thread as the tests do."""
     source = str(Path(al.__file__).parents[1])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))}
+    path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
