@@ -154,3 +154,22 @@ def test_arguments_that_the_model_does_not_take_are_not_passed() -> None:
     masked = al.MaskedModel(adapter, adapter.registry("row"))
     expected = model(tokens, attention_mask=mask).detach()
     assert torch.equal(masked.logits(masked.mask(), data), expected)
+
+
+def test_an_output_that_runs_the_model_sees_it_whole() -> None:
+    """The hooks of a session stay on between its passes, and must do nothing there."""
+    model = models.gpt2()
+    adapter = al.adapt(model)
+    data = al.batch(models.inputs_of("gpt2", 3))
+    with torch.no_grad():
+        whole = model(data.inputs["input_ids"]).logits
+    seen: list[torch.Tensor] = []
+
+    def output(logits: torch.Tensor) -> torch.Tensor:
+        seen.append(model(data.inputs["input_ids"]).logits)
+        return logits[:, -1, 0]
+
+    masked = al.MaskedModel(adapter, adapter.registry("row"), output=output)
+    masked.sweep(torch.zeros(4, len(masked.registry)), data, rows=3)
+    assert len(seen) >= 4
+    assert all(torch.equal(logits, whole) for logits in seen)
