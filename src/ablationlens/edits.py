@@ -17,6 +17,8 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from ablationlens.types import Features
+
 
 class Lerp(NamedTuple):
     """Replace features of one activation: ``out + off * (stand_in - out)``.
@@ -46,7 +48,7 @@ class LowRank(NamedTuple):
         off_remainder: 1 - gate of the remainder, broadcastable to [batch, position, 1]; None if it is always kept.
         read_stand_in: x', broadcastable to x.
         write_stand_in: out', broadcastable to out; only read where there is an off_remainder.
-        features: which features of the written activation the module owns.
+        features: which features of the written activation the module owns, in its own order.
     """
 
     V: Tensor | None
@@ -55,7 +57,7 @@ class LowRank(NamedTuple):
     off_remainder: Tensor | None
     read_stand_in: Tensor
     write_stand_in: Tensor | None
-    features: slice
+    features: Features
 
 
 Edit: TypeAlias = Lerp | LowRank
@@ -87,6 +89,8 @@ def low_rank(out: Tensor, read: Tensor, edit: LowRank) -> Tensor:
         kept = kept + off_remainder
         own = torch.lerp(own, edit.write_stand_in.to(own), off_remainder)
     own = own + (kept * codes) @ edit.U.to(codes)
+    if isinstance(edit.features, Tensor):
+        return out.index_copy(-1, edit.features, own)
     if edit.features == slice(0, out.shape[-1]):
         return own
     return torch.cat([out[..., : edit.features.start], own, out[..., edit.features.stop :]], dim=-1)

@@ -17,7 +17,7 @@ import pandas as pd
 from safetensors import SafetensorError
 
 from ablationlens.errors import AblationLensError, InputError, OverlapError, UnknownNameError
-from ablationlens.sites import Component, Coordinates, Site
+from ablationlens.sites import Component, RankOne, Site
 
 JSON_VERSION = 1
 
@@ -300,10 +300,10 @@ def _ranges(layers: set[int]) -> str:
 
 def _cut_indices(part: Part) -> set[int]:
     """Rows or columns of the weight that the part's components hold."""
-    if isinstance(part.site.basis, Coordinates):
-        block, size = part.site.basis.block, part.site.basis.features
-        return {f for index in part.indices for f in range(index * block, min((index + 1) * block, size))}
-    return set(part.indices)
+    basis = part.site.basis
+    if isinstance(basis, RankOne):
+        return set(part.indices)
+    return {feature for index in part.indices for feature in basis.members(index)}
 
 
 def _refuse_overlap(parts: Sequence[Part], *, allow_overlap: bool) -> None:

@@ -25,12 +25,29 @@ Axis: TypeAlias = Literal["row", "column", "whole"]
 
 
 @dataclass(frozen=True, order=True)
+class Location:
+    """Where a tap of the user's own is found: what each host calls it, and which axis of it holds the features.
+
+    Attributes:
+        addresses: (host, hook name or module path), sorted by host.
+        axis: axis of the features, the batch being axis 0.
+    """
+
+    addresses: tuple[tuple[str, str], ...]
+    axis: int = -1
+
+
+@dataclass(frozen=True, order=True)
 class Tap:
-    """An activation of the model, by logical name: what a module of a layer reads (`in`) or writes (`out`)."""
+    """An activation of the model, by logical name: what a module of a layer reads (`in`) or writes (`out`).
+
+    A tap of the user's own has a name of the user's own, and says itself where it is found.
+    """
 
     layer: int
     module: str
     side: Side
+    location: Location | None = None
 
     def __str__(self) -> str:
         return f"L{self.layer}.{self.module}.{self.side}"
@@ -50,6 +67,10 @@ class Coordinates:
     def components(self) -> int:
         return -(-self.features // self.block)
 
+    def members(self, index: int) -> range:
+        """Features of one component."""
+        return range(index * self.block, min((index + 1) * self.block, self.features))
+
     def to_json(self) -> dict[str, Any]:
         return {"basis": "coordinates", "features": self.features, "block": self.block}
 
@@ -67,6 +88,10 @@ class Projected:
     @property
     def components(self) -> int:
         return self.features
+
+    def members(self, index: int) -> range:
+        """Features of one component."""
+        return range(index, index + 1)
 
     def to_json(self) -> dict[str, Any]:
         return {"basis": "projected", "features": self.features}

@@ -37,5 +37,5 @@ Outputs: TypeAlias = Float[Tensor, "draw example"]
 DrawMasks: TypeAlias = Float[np.ndarray, "draw component"] | Bool[np.ndarray, "draw component"]
 """Masks of consecutive draws of a design."""
 
-Features: TypeAlias = Int[Tensor, " feature"]
-"""Positions in an activation's feature axis."""
+Features: TypeAlias = slice | Int[Tensor, " feature"]
+"""Positions in an activation's feature axis: consecutive ones, or an index where a host interleaves several modules."""

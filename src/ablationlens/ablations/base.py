@@ -61,8 +61,7 @@ def read_examples(plan: Plan, data: Batch) -> dict[Tap, Tensor]:
 
 def feature_axis(plan: Plan, tap: Tap) -> int:
     """Axis of features in activations [example, ...] at a tap: -1, or 1 for a convolution."""
-    module = plan.adapter.layout.module(tap.layer, tap.module)
-    return 1 if module.operation == "convolution" else -1
+    return plan.adapter.place(tap).feature_axis
 
 
 def same_shape(ours: Batch, theirs: Batch, what: str) -> None:

@@ -12,7 +12,7 @@ from ablationlens.adapters import orientation
 from ablationlens.errors import AdapterError
 from ablationlens.layout import Module
 from ablationlens.sites import Tap
-from ablationlens.types import Side
+from ablationlens.types import Features, Side
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Address:
     name: str
     module: nn.Module
     hook: Side
-    features: slice
+    features: Features
     size: int
     feature_axis: int
     owner: nn.Module

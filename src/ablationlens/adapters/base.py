@@ -19,7 +19,7 @@ from ablationlens.kinds import rank_one_site, sites_of
 from ablationlens.layout import Layout
 from ablationlens.registry import Registry
 from ablationlens.sites import RankOne, Site, Tap
-from ablationlens.types import Side
+from ablationlens.types import Features, Side
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +30,10 @@ class Place:
         address: module path or hook name, as the host calls it.
         module: what to hook.
         hook: before the module runs (on its input) or after (on its output).
-        features: the tap's own features of the activation.
+        features: the tap's own features of the activation, in the order of the tap.
         size: all features of the activation.
-        order: rank of the module in the forward pass.
-        feature_axis: axis of the features: -1, or 1 for a convolution.
+        order: rank among all inputs and outputs of modules in the forward pass.
+        feature_axis: axis of the features: -1, or 1 for a convolution; 2 for the heads of [batch, position, head, d].
         axes: number of axes of the activation, the batch included.
         fresh: whether nothing else reads the tensor, so that it may be edited in place.
         holders: modules whose own hooks may have kept the tensor.
@@ -42,7 +42,7 @@ class Place:
     address: str
     module: nn.Module
     hook: Side
-    features: slice
+    features: Features
     size: int
     order: int
     feature_axis: int
@@ -58,7 +58,16 @@ class Place:
     @property
     def position_axis(self) -> int | None:
         """Axis of positions, if the activation is [batch, position, feature]."""
-        return 1 if self.feature_axis == -1 and self.axes == 3 else None
+        return 1 if self.axes == 3 and self.feature_axis in (-1, 2) else None
+
+    @property
+    def index(self) -> Tensor:
+        """The tap's own features, as an index of the activation's features."""
+        return self.features if isinstance(self.features, Tensor) else torch.arange(self.size)[self.features]
+
+    def take(self, activation: Tensor) -> Tensor:
+        """The tap's own features of the whole activation."""
+        return activation.movedim(self.feature_axis, -1)[..., self.features].movedim(-1, self.feature_axis)
 
 
 class Placed(NamedTuple):

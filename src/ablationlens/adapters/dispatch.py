@@ -7,20 +7,31 @@ from typing import Any
 
 from torch import nn
 
+from ablationlens.adapters.architectures import Architecture
 from ablationlens.adapters.base import Adapter
 from ablationlens.adapters.state import refuse_compiled
 from ablationlens.adapters.torch_module import TorchAdapter
 from ablationlens.errors import InputError
 
 
-def adapt(model: Any, example: Any = None, *, allow_folded: bool = False, allow_repeated: bool = False) -> Adapter:
+def adapt(
+    model: Any,
+    example: Any = None,
+    *,
+    architecture: Architecture | None = None,
+    allow_folded: bool = False,
+    allow_repeated: bool = False,
+    remote: bool = False,
+) -> Adapter:
     """Adapt a model: one dry forward finds what can be cut, and leaves nothing behind.
 
     Args:
         model: a TransformerBridge, a Hugging Face model, or any other `nn.Module`.
         example: an input for the dry forward (tensor, mapping or Batch); token models need none.
+        architecture: where the logical modules of a model outside the table of families are.
         allow_folded: permit a bridge with processed weights (see DESIGN: rows and heads mean something else there).
         allow_repeated: permit modules that one forward pass calls more than once; all their calls are ablated.
+        remote: run the passes of an nnsight model on its remote server.
 
     Raises:
         AdapterError: if the model is compiled, or nothing in it can be cut.
@@ -38,7 +49,7 @@ def adapt(model: Any, example: Any = None, *, allow_folded: bool = False, allow_
         from ablationlens.adapters.transformer_lens import TransformerLensAdapter
 
         return TransformerLensAdapter(model, example, allow_folded=allow_folded, allow_repeated=allow_repeated)
-    return TorchAdapter(model, example, allow_repeated=allow_repeated)
+    return TorchAdapter(model, example, architecture=architecture, allow_repeated=allow_repeated)
 
 
 def _is_bridge(model: nn.Module) -> bool:

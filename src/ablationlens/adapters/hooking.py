@@ -22,6 +22,14 @@ def first_tensor(value: Any) -> Tensor:
     raise AdapterError(f"expected a tensor, or a tuple that starts with one; got {type(value).__name__}")
 
 
+def find_tensor(value: Any) -> Tensor | None:
+    """The tensor in a module's input or output, or None if it holds none."""
+    try:
+        return first_tensor(value)
+    except AdapterError:
+        return None
+
+
 def hook(place: Place, change: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
     """Pass the activation at a place through `change`; None leaves it as it is."""
     if place.hook == "out":

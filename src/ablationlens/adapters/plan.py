@@ -6,7 +6,7 @@ one low-rank edit each. Steps are in execution order, and within one activation 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeAlias
@@ -51,14 +51,14 @@ class Cut:
 
     Attributes:
         place: the whole activation.
-        taps: the taps in it, each with its features.
+        taps: the taps in it, each with its place.
         columns: mask columns of the groups, if they are consecutive and complete; otherwise the column of each
             feature, where the width of the mask stands for "kept".
         block: features of one group, where `columns` is a slice.
     """
 
     place: Place
-    taps: tuple[tuple[Tap, slice], ...]
+    taps: tuple[tuple[Tap, Place], ...]
     columns: slice | Tensor
     block: int
 
@@ -141,7 +141,7 @@ class Plan:
                     continue
             _same_size(part, place)
             groups.setdefault(place.key, []).append((part, place))
-        return [self._cut(sorted(group, key=lambda item: item[1].features.start)) for group in groups.values()]
+        return [self._cut(sorted(group, key=lambda item: int(item[1].index[0]))) for group in groups.values()]
 
     def _direct(self, part: Part) -> Tap | None:
         """Where this host lets a projection of a fused matrix be cut at an input of its own, if it does."""
@@ -152,22 +152,21 @@ class Plan:
     def _cut(self, group: list[tuple[Part, Place]]) -> Cut:
         first = group[0][1]
         place = replace(first, features=slice(0, first.size))
-        bounds = dict.fromkeys((part.site.read, at.features.start, at.features.stop) for part, at in group)
-        taps = tuple((tap, slice(start, stop)) for tap, start, stop in bounds)
+        taps = tuple({part.site.read: at for part, at in group}.items())
         parts = [part for part, _ in group]
         blocks = {_block(part) for part in parts}
         consecutive = all(a.stop == b.start for a, b in pairwise(parts))
         covered = sum(_features(part) for part in parts) == place.size
-        if consecutive and covered and len(blocks) == 1 and all(part.whole for part in parts):
+        in_order = all(isinstance(at.features, slice) for _, at in group)
+        if consecutive and covered and in_order and len(blocks) == 1 and all(part.whole for part in parts):
             block = blocks.pop()
-            if len(parts) == 1 or all(_features(part) % block == 0 for part in parts):
+            if block is not None and (len(parts) == 1 or all(_features(part) % block == 0 for part in parts)):
                 return Cut(place, taps, slice(parts[0].start, parts[-1].stop), block)
         columns = torch.full((place.size,), self.width, dtype=torch.long)
         for part, at in group:
-            block = _block(part)
+            own = at.index.cpu()
             for position, index in enumerate(part.indices):
-                start = at.features.start + index * block
-                columns[start : min(start + block, at.features.stop)] = part.start + position
+                columns[own[list(_members(part, index))]] = part.start + position
         return Cut(place, taps, columns.to(self.adapter.device), 1)
 
     def _factored(self) -> list[Factored]:
@@ -234,19 +233,17 @@ class Plan:
 
     def _assemble(self, step: Cut, replacements: Replacements) -> Tensor:
         values = [replacements.values[tap] for tap, _ in step.taps]
-        if len(values) == 1 and step.taps[0][1] == slice(0, step.place.size):
+        if len(values) == 1 and step.taps[0][1].features == slice(0, step.place.size):
             return values[0]
-        axis = -1 if step.place.feature_axis == -1 else int(replacements.per_example)
+        axis = step.place.feature_axis
+        if axis > 0 and not replacements.per_example:
+            axis -= 1
         lead = torch.broadcast_shapes(*(value.movedim(axis, -1).shape[:-1] for value in values))
         whole = values[0].new_zeros(*lead, step.place.size)
-        pieces: list[Tensor] = []
-        end = 0
-        for value, (_, features) in zip(values, step.taps, strict=True):
-            pieces.append(whole[..., end : features.start])
-            pieces.append(value.movedim(axis, -1).expand(*lead, features.stop - features.start))
-            end = features.stop
-        pieces.append(whole[..., end:])
-        return torch.cat(pieces, dim=-1).movedim(-1, axis)
+        for value, (_, at) in zip(values, step.taps, strict=True):
+            own = at.index.to(whole.device)
+            whole = whole.index_copy(-1, own, value.movedim(axis, -1).expand(*lead, len(own)))
+        return whole.movedim(-1, axis)
 
     def _read_and_written(self, step: Factored, replacements: Replacements) -> tuple[Tensor, Tensor | None]:
         read = replacements.values[step.read_tap]
@@ -304,8 +301,15 @@ def _rank(step: Step) -> tuple[int, int, int]:
     return (place.order, int(place.hook == "out"), int(isinstance(step, Cut)))
 
 
-def _block(part: Part) -> int:
+def _block(part: Part) -> int | None:
+    """Features of one component, if those of all are consecutive and as many."""
     return part.site.basis.block if isinstance(part.site.basis, Coordinates) else 1
+
+
+def _members(part: Part, index: int) -> Sequence[int]:
+    basis = part.site.basis
+    assert not isinstance(basis, RankOne)
+    return basis.members(index)
 
 
 def _features(part: Part) -> int:
@@ -316,7 +320,7 @@ def _features(part: Part) -> int:
 
 def _same_size(part: Part, place: Place) -> None:
     """Refuse a registry that was made for a model of other widths."""
-    features = place.features.stop - place.features.start
+    features = len(place.index)
     if _features(part) != features:
         raise InputError(
             f"the registry's L{part.site.layer}.{part.site.module} has {_features(part)} features and {place.address} "
@@ -330,6 +334,6 @@ def _spread(off: Tensor, place: Place) -> Tensor:
         if place.position_axis is None:
             raise InputError(f"{place.address} has no positions: its mask is [batch, component], not one by position")
         return off
-    if place.feature_axis == -1:
-        return off.reshape(off.shape[0], *([1] * (place.axes - 2)), off.shape[-1])
-    return off.reshape(off.shape[0], off.shape[-1], *([1] * (place.axes - 2)))
+    axes = [off.shape[0], *([1] * (place.axes - 1))]
+    axes[place.feature_axis] = off.shape[-1]
+    return off.reshape(axes)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -17,7 +18,7 @@ from ablationlens.adapters import orientation
 from ablationlens.adapters.addresses import Address, AddressBook, head_size, part_rows
 from ablationlens.adapters.architectures import Architecture, architecture_of, layer_list
 from ablationlens.adapters.base import Adapter, Place, Placed, Run
-from ablationlens.adapters.hooking import first_tensor, hook, keep
+from ablationlens.adapters.hooking import find_tensor, first_tensor, hook, keep
 from ablationlens.adapters.state import (
     accepted_arguments,
     alone,
@@ -34,7 +35,7 @@ from ablationlens.edits import Lerp, lerp, low_rank
 from ablationlens.errors import AdapterError, InputError, UnknownNameError
 from ablationlens.layout import Heads, Layout, Module
 from ablationlens.registry import Registry
-from ablationlens.sites import Tap
+from ablationlens.sites import Location, Tap
 from ablationlens.types import Side
 
 log = logging.getLogger("ablationlens")
@@ -45,11 +46,17 @@ DRY_TOKENS = 4
 
 @dataclass(frozen=True)
 class Firing:
-    """What the dry forward saw of one hooked module."""
+    """What the dry forward saw of one input or output of a module.
+
+    Attributes:
+        order: rank among all inputs and outputs of all modules, at the first call.
+        calls: how often the module ran.
+        shape: of the first tensor in it, or None if it holds none.
+    """
 
     order: int
     calls: int
-    axes: int
+    shape: tuple[int, ...] | None
 
 
 class Live:
@@ -109,6 +116,7 @@ class TorchAdapter(Adapter):
     Args:
         model: any module; families of the architecture table get logical names, others the paths of their modules.
         example: an input for the dry forward; Hugging Face token models need none.
+        architecture: where the logical modules of a model outside the table are.
         allow_repeated: ablate every call of a module that one forward pass calls more than once.
 
     Raises:
@@ -118,16 +126,25 @@ class TorchAdapter(Adapter):
 
     host = "torch"
 
-    def __init__(self, model: nn.Module, example: Any = None, *, allow_repeated: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Any = None,
+        *,
+        architecture: Architecture | None = None,
+        allow_repeated: bool = False,
+    ) -> None:
         refuse_compiled(model)
         self.model = model
+        self.architecture = architecture or architecture_of(model)
         self._modules = tuple(model.modules())  # listed once: walking the tree costs more than the hooks of a pass
         self.allow_repeated = allow_repeated
         self._accepted = accepted_arguments(model)
         self._addresses, self._stored, layout = self._find()
-        self._firings = self._dry_forward(self._example(example))
-        watched = dict.fromkeys(address.name for address in self._addresses.values())
-        self.silent = tuple(name for name in watched if name not in self._firings)
+        self._dry_example = self._example(example)
+        self._firings = self._dry_forward()
+        watched = {address.name: address for address in self._addresses.values()}
+        self.silent = tuple(name for name, at in watched.items() if (at.module, at.hook) not in self._firings)
         self.layout = self._only_fired(layout)
         if not self.layout.modules:
             raise AdapterError(
@@ -146,7 +163,7 @@ class TorchAdapter(Adapter):
 
     def _find(self) -> tuple[dict[Tap, Address], dict[tuple[int, str], tuple[nn.Module, slice]], Layout]:
         """Addresses of all taps, the module that stores each weight (with its rows), and the layout."""
-        family = architecture_of(self.model)
+        family = self.architecture
         found = layer_list(self.model, family) if family is not None else None
         if family is None or found is None:
             return self._find_by_path()
@@ -179,7 +196,8 @@ class TorchAdapter(Adapter):
         fired = [m for m in layout.modules if self._fires(Tap(m.layer, m.name, "out"))]
         if layout.transformer:
             return Layout(tuple(m for m in layout.modules if m in fired or m.parts), layout.heads)
-        fired.sort(key=lambda m: self._firings[self._addresses[Tap(m.layer, m.name, "out")].name].order)
+        written = {m.name: self._addresses[Tap(m.layer, m.name, "out")] for m in fired}
+        fired.sort(key=lambda m: self._firings[written[m.name].module, "out"].order)
         old = {m.name: m.layer for m in fired}
         modules = tuple(Module(layer, m.name, m.rows, m.columns, m.operation) for layer, m in enumerate(fired))
         self._addresses = {
@@ -217,39 +235,42 @@ class TorchAdapter(Adapter):
     def _token_model(self) -> bool:
         return getattr(getattr(self.model, "config", None), "vocab_size", None) is not None
 
-    def _dry_forward(self, example: Batch) -> dict[str, Firing]:
-        """What fired, by address: names, unlike the modules themselves, are the same in a copy of the adapter."""
-        firings: dict[str, Firing] = {}
+    def _dry_forward(self) -> dict[tuple[nn.Module, Side], Firing]:
+        """What fired when the example ran, by module (which, unlike an id, is right in a copy of the adapter too)."""
+        firings: dict[tuple[nn.Module, Side], Firing] = {}
 
-        def record(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
-            tensor = first_tensor(output)
-            before = firings.get(name)
-            if before is None:
-                firings[name] = Firing(len(firings), 1, tensor.ndim)
-            else:
-                firings[name] = Firing(before.order, before.calls + 1, before.axes)
+        def record(module: nn.Module, side: Side, value: Any) -> None:
+            before = firings.get((module, side))
+            if before is not None:
+                firings[module, side] = replace(before, calls=before.calls + 1)
+                return
+            tensor = find_tensor(value)
+            firings[module, side] = Firing(len(firings), 1, None if tensor is None else tuple(tensor.shape))
 
-        watched = {address.name: address.module for address in self._addresses.values()}
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            record(module, "in", args[0] if args else next(iter(kwargs.values()), None))
+
+        def after(module: nn.Module, _inputs: Any, output: Any) -> None:
+            record(module, "out", output)
+
         with ExitStack() as stack, torch.no_grad():
             stack.enter_context(alone(self.model))
-            for name, module in watched.items():
-                stack.callback(module.register_forward_hook(partial(record, name)).remove)
-            self.run(example)
+            for module in self.model.modules():
+                stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+                stack.callback(module.register_forward_hook(after).remove)
+            self.run(self._dry_example)
         return firings
 
     def _fires(self, tap: Tap) -> bool:
         address = self._addresses.get(tap)
-        return address is not None and address.name in self._firings
+        return address is not None and (address.module, address.hook) in self._firings
 
     def has(self, tap: Tap) -> bool:
-        return self._fires(tap)
+        return tap.location is not None or self._fires(tap)
 
     def place(self, tap: Tap) -> Place:
-        address = self._addresses.get(tap)
-        if address is None:
-            module = self.layout.module(tap.layer, tap.module)
-            raise UnknownNameError(f"{type(self).__name__} has no activation {tap} of its own (module {module.name})")
-        firing = self._firings.get(address.name)
+        address = self._locate(tap)
+        firing = self._firings.get((address.module, address.hook))
         if firing is None:
             raise AdapterError(
                 f"{address.name} ({tap}) never fires in a forward pass, so an ablation there would do nothing; "
@@ -260,6 +281,8 @@ class TorchAdapter(Adapter):
                 f"{address.name} is called {firing.calls} times in one forward pass, and a component is one use of a "
                 "weight; to ablate all its calls together: al.adapt(model, ..., allow_repeated=True)"
             )
+        if firing.shape is None:
+            raise AdapterError(f"{address.name} ({tap}) holds no tensor: name a module that takes or gives one")
         return Place(
             address=address.name,
             module=address.module,
@@ -268,10 +291,60 @@ class TorchAdapter(Adapter):
             size=address.size,
             order=firing.order,
             feature_axis=address.feature_axis,
-            axes=firing.axes,
-            fresh=tap.side == "out",
+            axes=len(firing.shape),
+            fresh=tap.side == "out" and tap.location is None,
             holders=(address.module, address.owner),
         )
+
+    def _locate(self, tap: Tap) -> Address:
+        if tap.location is not None:
+            return self._custom(tap, tap.location)
+        address = self._addresses.get(tap)
+        if address is None:
+            module = self.layout.module(tap.layer, tap.module)
+            raise UnknownNameError(f"{type(self).__name__} has no activation {tap} of its own (module {module.name})")
+        return address
+
+    # -- taps of the user's own -----------------------------------------------------------------------------------
+
+    hosts: tuple[str, ...] = ("torch", "nnsight")
+    """Hosts whose addresses this adapter understands, its own first."""
+
+    def _custom(self, tap: Tap, location: Location) -> Address:
+        """Resolve a tap by the address that it carries for this host."""
+        known = dict(location.addresses)
+        name = next((known[host] for host in self.hosts if host in known), None)
+        if name is None:
+            raise AdapterError(
+                f"'{tap.module}' has an address for {', '.join(known)} and none for {self.host}: add one, "
+                f'addresses={{"{self.host}": "..."}}'
+            )
+        module, hook = self._named(name)
+        if (module, hook) not in self._firings:
+            self._firings = self._dry_forward()  # a flag of the model may have been set since
+        firing = self._firings.get((module, hook))
+        if firing is None or firing.shape is None:
+            return Address(name, module, hook, slice(0, 0), 0, location.axis, module)  # `place` refuses it
+        axes, axis = len(firing.shape), location.axis
+        if not -axes <= axis < axes or axis % axes == 0:
+            raise InputError(
+                f"axis {axis} of {name}: its activation is {list(firing.shape)}, whose features can be on the axes 1 "
+                f"to {axes - 1}; axis 0 is the batch"
+            )
+        size = firing.shape[axis]
+        return Address(name, module, hook, slice(0, size), size, -1 if axis % axes == axes - 1 else axis % axes, module)
+
+    def _named(self, name: str) -> tuple[nn.Module, Side]:
+        """The module of a path, and which side of it: its output, or what the path's end ".input" or ".output" says."""
+        modules = dict(self.model.named_modules())
+        if name in modules:
+            return modules[name], "out"
+        path, _, end = name.rpartition(".")
+        if path in modules and end in ("input", "output"):
+            return modules[path], "in" if end == "input" else "out"
+        near = get_close_matches(name, modules, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "model.named_modules() lists them"
+        raise UnknownNameError(f"no module '{name}' in {type(self.model).__name__}: {hint}")
 
     def check(self, registry: Registry) -> None:
         """Weights in plain PyTorch are what their names say."""
@@ -382,10 +455,7 @@ class TorchAdapter(Adapter):
             for place in {place.key: place for place in places.values()}.values():
                 stack.callback(hook(place, keep(seen, place.key)).remove)
             self.forward(batch)
-        return {
-            tap: seen[place.key].movedim(place.feature_axis, -1)[..., place.features].movedim(-1, place.feature_axis)
-            for tap, place in places.items()
-        }
+        return {tap: place.take(seen[place.key]) for tap, place in places.items()}
 
     # -- provenance -----------------------------------------------------------------------------------------------
 

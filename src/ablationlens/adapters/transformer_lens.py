@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, cast
 
@@ -15,10 +16,11 @@ from ablationlens.adapters.hooking import first_tensor
 from ablationlens.adapters.state import refuse_compiled
 from ablationlens.adapters.torch_module import TorchAdapter
 from ablationlens.data import Batch
-from ablationlens.errors import AdapterError
+from ablationlens.errors import AdapterError, UnknownNameError
 from ablationlens.layout import MODULE_ORDER, Heads, Layout, Module
 from ablationlens.registry import Registry
 from ablationlens.sites import Tap
+from ablationlens.types import Side
 
 FOLDING_TOLERANCE = 1e-5
 """Centred writing weights have column means this small beside their spread; trained ones do not."""
@@ -38,6 +40,7 @@ class TransformerLensAdapter(TorchAdapter):
     """
 
     host = "transformer_lens"
+    hosts = ("transformer_lens",)
 
     def __init__(
         self, model: nn.Module, example: Any = None, *, allow_folded: bool = False, allow_repeated: bool = False
@@ -93,6 +96,15 @@ class TransformerLensAdapter(TorchAdapter):
                 assert how is not None
                 heads.append(Heads(layer, how.columns // size, size))
         return addresses, stored, Layout(tuple(modules), tuple(heads))
+
+    def _named(self, name: str) -> tuple[nn.Module, Side]:
+        """The hook point of a name; legacy names are understood as TransformerLens understands them."""
+        points: dict[str, nn.Module] = self.bridge.hook_dict
+        if name in points:
+            return points[name], "out"
+        near = get_close_matches(name, points, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "bridge.hook_dict lists them"
+        raise UnknownNameError(f"no hook point '{name}' in this bridge: {hint}")
 
     @cached_property
     def context(self) -> int | None:
