@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -40,8 +39,7 @@ class Host:
 
     def fresh(self) -> Any:
         """A new model of this host, for tests that change it."""
-        own = models.MODELS[self.name]()
-        return models.bridge_of(own) if self.host == "transformer_lens" else own
+        return models.held_by(self.host, models.MODELS[self.name]())
 
     def kinds(self) -> list[str]:
         return KINDS[self.name]
@@ -50,6 +48,8 @@ class Host:
         return registry_of(self, kind)
 
 
+HOSTS = ("torch", "transformer_lens", "nnsight")
+"""The libraries that can hold a language model."""
 ALL_HOSTS = [
     ("torch", "gpt2"),
     ("torch", "llama"),
@@ -60,6 +60,11 @@ ALL_HOSTS = [
     ("transformer_lens", "gpt2"),
     ("transformer_lens", "llama"),
     ("transformer_lens", "llama_biased"),
+    ("nnsight", "gpt2"),
+    ("nnsight", "llama"),
+    ("nnsight", "llama_biased"),
+    ("nnsight", "convnet"),
+    ("nnsight", "tied"),
 ]
 IN_LANGUAGE_MODELS = ["head", "row", "row_block", "matrix", "column", "neuron", "svd", "factors"]
 KINDS = {
@@ -98,9 +103,8 @@ def registry_of(host: Host, kind: str) -> al.Registry:
 @cache
 def host_of(host: str, name: str) -> Host:
     reference = models.MODELS[name]()
-    model = models.bridge_of(reference) if host == "transformer_lens" else copy.deepcopy(reference)
     example = None if name in models.TRANSFORMERS else models.inputs_of(name, 1)
-    return Host(host, name, reference, al.adapt(model, example=example))
+    return Host(host, name, reference, al.adapt(models.held_by(host, reference), example=example))
 
 
 @pytest.fixture(params=ALL_HOSTS, ids=lambda p: f"{p[0]}-{p[1]}")
@@ -116,7 +120,7 @@ def host_and_kind(request: pytest.FixtureRequest) -> tuple[Host, str]:
     return host_of(name_of_host, name), kind
 
 
-@pytest.fixture(params=["torch", "transformer_lens"])
+@pytest.fixture(params=HOSTS)
 def gpt2(request: pytest.FixtureRequest) -> Host:
     """The tiny GPT-2 in each host."""
     return host_of(request.param, "gpt2")

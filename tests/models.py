@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
+import nnsight
 import torch
 from torch import Tensor, nn
 
@@ -149,6 +150,21 @@ def bridge_of(model: Any) -> Any:
 
     own = copy.deepcopy(model)
     return build_bridge_from_module(own, type(own).__name__, hf_config=own.config).eval()
+
+
+def held_by(host: str, model: Any) -> Any:
+    """A copy of a model as a host holds it."""
+    if host == "transformer_lens":
+        return bridge_of(model)
+    own = copy.deepcopy(model)
+    return own if host == "torch" else nnsight.NNsight(own)
+
+
+def module_in(held: Any) -> Any:
+    """The Hugging Face model, or plain module, that a host holds."""
+    if isinstance(held, nnsight.NNsight):
+        return held._module
+    return getattr(held, "original_model", held)
 
 
 def inputs_of(name: str, examples: int = 4, seed: int = 0) -> Tensor:

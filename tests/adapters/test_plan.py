@@ -9,7 +9,7 @@ import ablationlens as al
 from ablationlens.adapters.plan import Plan
 from ablationlens.edits import Lerp, LowRank
 from tests import models
-from tests.conftest import Host, host_of
+from tests.conftest import HOSTS, Host, host_of
 
 
 def edits(host: Host, registry: al.Registry, rows: int = 2) -> list:
@@ -55,7 +55,7 @@ def test_a_mask_is_sliced_where_a_place_is_covered_and_gathered_where_it_is_not(
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-@pytest.mark.parametrize("holder", ["torch", "transformer_lens"])
+@pytest.mark.parametrize("holder", HOSTS)
 @pytest.mark.parametrize("order", ["forwards", "backwards"])
 def test_parts_of_sites_in_any_order_equal_edited_weights(holder: str, name: str, order: str) -> None:
     """Some rows, heads, neurons and rank-one parts together, in registries that are joined in either order."""

@@ -10,7 +10,7 @@ import ablationlens as al
 from ablationlens.adapters.state import fingerprint
 from ablationlens.sites import Tap
 from tests import models
-from tests.conftest import host_of
+from tests.conftest import HOSTS, host_of
 
 
 def test_an_example_is_needed_where_the_model_is_no_token_model() -> None:
@@ -114,7 +114,7 @@ def test_read_gives_the_activations_of_the_unmodified_model() -> None:
 
 def test_weights_and_biases_are_those_of_the_model() -> None:
     for name in models.TRANSFORMERS:
-        for holder in ("torch", "transformer_lens"):
+        for holder in HOSTS:
             host = host_of(holder, name)
             for module in host.adapter.layout.modules:
                 weight, bias = models.part(host.reference, module.layer, module.name)

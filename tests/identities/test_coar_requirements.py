@@ -43,7 +43,7 @@ from ablationlens import solvers
 from ablationlens.attribution.coar import fit
 from ablationlens.counterfactuals import Counterfactuals, record
 from tests import models
-from tests.conftest import Host, host_of
+from tests.conftest import HOSTS, Host, host_of
 from tests.identities.killed_run import DRAWS, run
 
 SCRIPT = Path(__file__).with_name("killed_run.py")
@@ -194,7 +194,7 @@ def test_coar_requirement_06_kept_is_bitwise_and_nothing_remains(host: Host) -> 
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("holder", ["torch", "transformer_lens"])
+@pytest.mark.parametrize("holder", HOSTS)
 @pytest.mark.parametrize("name", ["gpt2", "llama_biased"])
 @pytest.mark.parametrize("module", ["attn.q", "attn.v", "attn.o", "mlp.in", "mlp.out"])
 def test_coar_requirement_07_all_rows_off_is_a_zero_matrix(holder: str, name: str, module: str) -> None:
@@ -254,7 +254,7 @@ def test_coar_requirement_09_margins_agree_between_hosts_and_folding_is_refused(
         al.adapt(folded).registry("row")
 
 
-@pytest.mark.parametrize("holder", ["torch", "transformer_lens"])
+@pytest.mark.parametrize("holder", HOSTS)
 def test_coar_requirement_10_columns_are_neurons_and_groups_of_columns_are_heads(holder: str) -> None:
     host = host_of(holder, "gpt2")
     adapter, inputs = host.adapter, host.inputs()
@@ -518,13 +518,12 @@ def test_coar_requirement_15_constant_outputs_are_undefined_and_counted() -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("holder", ["torch", "transformer_lens"])
+@pytest.mark.parametrize("holder", HOSTS)
 def test_coar_requirement_26_half_precision_models_give_float32_outputs(holder: str, dtype: torch.dtype) -> None:
-    model = models.gpt2()
-    model = models.bridge_of(model) if holder == "transformer_lens" else model
-    model = model.to(dtype)
+    held = models.held_by(holder, models.gpt2().to(dtype))
     inputs = models.inputs_of("gpt2", 3)
-    adapter = al.adapt(model)
+    adapter = al.adapt(held)
+    model = adapter.model
     masked = al.MaskedModel(adapter, adapter.registry("head"), output=al.Margin())
     swept = masked.sweep(al.Bernoulli(8, 0.3, 12), al.batch(inputs))
     assert swept.dtype == torch.float32

@@ -46,13 +46,15 @@ def test_all_ones_is_bit_equal_under_gradients_and_by_position(host: Host) -> No
 
 
 @pytest.mark.parametrize("when", ["hooked_before_adapt", "hooked_after_adapt"])
+@pytest.mark.parametrize("holder", ["torch", "nnsight"])
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_all_ones_is_bit_equal_to_the_users_own_hooked_model_in_torch(name: str, when: str) -> None:
-    model = models.MODELS[name]()
+def test_all_ones_is_bit_equal_to_the_users_own_hooked_model_in_torch(name: str, holder: str, when: str) -> None:
+    held = models.held_by(holder, models.MODELS[name]())
+    model = getattr(held, "_module", held)
     layers = model.transformer.h if name == "gpt2" else model.model.layers
     inputs = models.inputs_of(name)
     plain = models.logits_of(model, inputs)
-    adapter = al.adapt(model) if when == "hooked_after_adapt" else None
+    adapter = al.adapt(held) if when == "hooked_after_adapt" else None
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def halve_the_mlp(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
@@ -64,7 +66,7 @@ def test_all_ones_is_bit_equal_to_the_users_own_hooked_model_in_torch(name: str,
     out.register_forward_hook(halve_the_mlp)  # on a module that is cut itself
     expected = models.logits_of(model, inputs)
     assert not torch.equal(plain, expected)
-    adapter = adapter or al.adapt(model)
+    adapter = adapter or al.adapt(held)
     registry = adapter.registry("row")
     masked = al.MaskedModel(adapter, registry)
     kept.clear()
@@ -114,7 +116,8 @@ def test_an_ablation_elsewhere_keeps_the_users_hook(gpt2: Host) -> None:
     off = [registry[registry.column("L1.head 2")]]
     edited_first = models.edited(gpt2.reference, off)
     edited_first.transformer.h[0].mlp.register_forward_hook(lambda m, a, out: 0.5 * out)
-    if gpt2.host == "torch":
+    if gpt2.host != "transformer_lens":
+        model = getattr(model, "_module", model)  # nnsight leaves a module's own hooks to PyTorch
         model.transformer.h[0].mlp.register_forward_hook(lambda m, a, out: 0.5 * out)
     else:
         model.add_hook("blocks.0.hook_mlp_out", lambda value, hook: 0.5 * value)

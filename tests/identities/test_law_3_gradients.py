@@ -11,7 +11,7 @@ from torch import Tensor
 import ablationlens as al
 from ablationlens.sites import Site
 from tests import models
-from tests.conftest import Host
+from tests.conftest import HOSTS, Host, host_of
 
 
 def scalar(logits: Tensor) -> Tensor:
@@ -71,10 +71,8 @@ def test_mask_gradient_at_one_is_gradient_times_parameter(host_and_kind: tuple[H
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 @pytest.mark.parametrize("kind", ["row", "neuron", "head", "column"])
-@pytest.mark.parametrize("holder", ["torch", "transformer_lens"])
+@pytest.mark.parametrize("holder", HOSTS)
 def test_mask_gradient_at_one_with_a_counterfactual_is_attribution_patching(holder: str, name: str, kind: str) -> None:
-    from tests.conftest import host_of
-
     host = host_of(holder, name)
     registry = host.registry(kind)
     clean, other = host.inputs(3), host.inputs(3, seed=5)

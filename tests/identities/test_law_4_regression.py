@@ -15,10 +15,11 @@ import torch
 import ablationlens as al
 from ablationlens import solvers
 from tests import models
+from tests.conftest import HOSTS
 
 CASES = [
     (holder, name, kind)
-    for holder in ("torch", "transformer_lens")
+    for holder in HOSTS
     for name in ("gpt2", "llama")
     for kind in ("row", "neuron", "row_block", "rank_one")
 ] + [("torch", "convnet", kind) for kind in ("row", "column", "rank_one")]
@@ -26,7 +27,7 @@ CASES = [
 
 def without_final_norm(model: Any, name: str) -> Any:
     """The norm before the unembedding hands its input on, by the user's own hook."""
-    original = getattr(model, "original_model", model)
+    original = models.module_in(model)
     if name != "convnet":
         norm = original.transformer.ln_f if name == "gpt2" else original.model.norm
         norm.register_forward_hook(lambda module, args, out: args[0])
@@ -39,7 +40,7 @@ def output(logits: torch.Tensor) -> torch.Tensor:
 
 def additive_case(holder: str, name: str, kind: str) -> tuple[al.MaskedModel, al.Batch, Any, torch.Tensor]:
     raw = models.MODELS[name]()
-    model = without_final_norm(models.bridge_of(raw) if holder == "transformer_lens" else models.MODELS[name](), name)
+    model = without_final_norm(models.held_by(holder, raw), name)
     reference = without_final_norm(raw, name)
     inputs = models.inputs_of(name, 3)
     adapter = al.adapt(model, example=inputs if name == "convnet" else None)

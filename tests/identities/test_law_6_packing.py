@@ -14,7 +14,7 @@ from tests.conftest import ALL_HOSTS, Host, host_of
 
 CASES = [(*host, "zero") for host in ALL_HOSTS] + [
     (*host, ablation)
-    for host in (("torch", "gpt2"), ("transformer_lens", "llama"), ("torch", "convnet"))
+    for host in (("torch", "gpt2"), ("transformer_lens", "llama"), ("nnsight", "gpt2"), ("torch", "convnet"))
     for ablation in ("resample", "noise")
 ]
 

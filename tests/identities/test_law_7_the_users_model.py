@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import nnsight
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ HOSTS = [
     ("torch", "convnet"),
     ("transformer_lens", "gpt2"),
     ("transformer_lens", "llama"),
+    ("nnsight", "gpt2"),
+    ("nnsight", "llama"),
+    ("nnsight", "convnet"),
 ]
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
 
@@ -26,8 +30,9 @@ class BrokenError(Exception):
     """What a test raises inside a run."""
 
 
-def state(model: nn.Module) -> dict[str, Any]:
+def state(held: Any) -> dict[str, Any]:
     """Everything that section 2 of the design promises to leave alone."""
+    model = held._module if isinstance(held, nnsight.NNsight) else held
     found: dict[str, Any] = {}
     for name, module in model.named_modules():
         for kind in (*HOOKS, "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_always_called"):
@@ -43,7 +48,7 @@ def state(model: nn.Module) -> dict[str, Any]:
         found[f"{name}.grad"] = None if parameter.grad is None else parameter.grad.clone()
     for name, buffer in model.named_buffers():
         found[f"{name}.buffer"] = buffer.clone()
-    original = getattr(model, "original_model", model)
+    original = models.module_in(model)
     config = getattr(original, "config", None)
     found["attention"] = getattr(config, "_attn_implementation", None)
     found["use_cache"] = getattr(config, "use_cache", None)
@@ -59,10 +64,10 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     ]
 
 
-def lived_in(holder: str, name: str) -> nn.Module:
+def lived_in(holder: str, name: str) -> Any:
     """A model as a user may have left it: mixed flags, some frozen parameters, gradients, hooks of their own."""
-    own = models.MODELS[name]()
-    model = models.bridge_of(own) if holder == "transformer_lens" else own
+    held = models.held_by(holder, models.MODELS[name]())
+    model = held._module if holder == "nnsight" else held
     inputs = models.inputs_of(name)
     model(inputs)  # what TransformerLens installs on its first forward is its own
     modules = [module for module in model.modules() if not list(module.children())]
@@ -77,30 +82,31 @@ def lived_in(holder: str, name: str) -> nn.Module:
     modules[1].register_forward_pre_hook(lambda m, a: None)
     if holder == "transformer_lens":
         model.add_hook("blocks.0.hook_mlp_out", lambda value, hook: value)
-    return model
+    return held
 
 
 @pytest.fixture(params=HOSTS, ids=lambda p: f"{p[0]}-{p[1]}")
-def used(request: pytest.FixtureRequest) -> tuple[nn.Module, str]:
+def used(request: pytest.FixtureRequest) -> tuple[Any, str]:
     return lived_in(*request.param), request.param[1]
 
 
-def adapted(model: nn.Module, name: str) -> al.Adapter:
+def adapted(model: Any, name: str) -> al.Adapter:
     return al.adapt(model, example=models.inputs_of(name, 1) if name == "convnet" else None)
 
 
-def test_the_snapshot_sees_a_change(used: tuple[nn.Module, str]) -> None:
+def test_the_snapshot_sees_a_change(used: tuple[Any, str]) -> None:
     """A test of the test."""
     model, _ = used
     before = state(model)
     assert differences(before, state(model)) == []
+    model = model._module if isinstance(model, nnsight.NNsight) else model
     next(model.parameters()).requires_grad_(False)
     list(model.modules())[3].register_forward_hook(lambda *a: None)
     list(model.modules())[2].training ^= True
     assert len(differences(before, state(model))) == 3
 
 
-def test_adapt_leaves_nothing(used: tuple[nn.Module, str]) -> None:
+def test_adapt_leaves_nothing(used: tuple[Any, str]) -> None:
     model, name = used
     before = state(model)
     adapter = adapted(model, name)
@@ -131,7 +137,7 @@ RUNS = ["call", "logits", "gradient", "sweep", "sweep_gradient", "leave_one_out"
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_a_run_leaves_nothing(used: tuple[nn.Module, str], run: str) -> None:
+def test_a_run_leaves_nothing(used: tuple[Any, str], run: str) -> None:
     model, name = used
     data = al.batch(models.inputs_of(name))
     before = state(model)
@@ -144,7 +150,7 @@ def test_a_run_leaves_nothing(used: tuple[nn.Module, str], run: str) -> None:
 
 
 @pytest.mark.parametrize("run", [run for run in RUNS if run != "logits"])  # which never calls the output
-def test_an_output_that_raises_leaves_nothing(used: tuple[nn.Module, str], run: str) -> None:
+def test_an_output_that_raises_leaves_nothing(used: tuple[Any, str], run: str) -> None:
     model, name = used
     before = state(model)
     adapter = adapted(model, name)
@@ -159,14 +165,14 @@ def test_an_output_that_raises_leaves_nothing(used: tuple[nn.Module, str], run: 
     assert differences(before, state(model)) == []
 
 
-def module_to_break(model: nn.Module, name: str) -> nn.Module:
+def module_to_break(model: Any, name: str) -> nn.Module:
     """One in the middle of the forward pass."""
-    original = getattr(model, "original_model", model)
+    original = models.module_in(model)
     return original.second if name == "convnet" else models.module_of(original, 1, "mlp.out")[0]
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_a_model_that_raises_leaves_nothing(used: tuple[nn.Module, str], run: str) -> None:
+def test_a_model_that_raises_leaves_nothing(used: tuple[Any, str], run: str) -> None:
     model, name = used
     broken = {"now": False}
 
@@ -188,7 +194,7 @@ def test_a_model_that_raises_leaves_nothing(used: tuple[nn.Module, str], run: st
     assert differences(before, state(model)) == []
 
 
-def test_an_exception_in_adapt_leaves_nothing(used: tuple[nn.Module, str]) -> None:
+def test_an_exception_in_adapt_leaves_nothing(used: tuple[Any, str]) -> None:
     model, name = used
 
     def break_down(*args: Any) -> None:
@@ -201,7 +207,7 @@ def test_an_exception_in_adapt_leaves_nothing(used: tuple[nn.Module, str]) -> No
     assert differences(before, state(model)) == []
 
 
-def test_a_sweep_that_is_interrupted_leaves_nothing(used: tuple[nn.Module, str]) -> None:
+def test_a_sweep_that_is_interrupted_leaves_nothing(used: tuple[Any, str]) -> None:
     model, name = used
     before = state(model)
     adapter = adapted(model, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -49,14 +50,22 @@ class Firing:
     """What the dry forward saw of one input or output of a module.
 
     Attributes:
-        order: rank among all inputs and outputs of all modules, at the first call.
-        calls: how often the module ran.
-        shape: of the first tensor in it, or None if it holds none.
+        ranks: rank of each call among all inputs and outputs of all modules.
+        shape: of the first tensor in it, at the first call, or None if it holds none.
     """
 
-    order: int
-    calls: int
+    ranks: tuple[int, ...]
     shape: tuple[int, ...] | None
+
+
+LOGITS = ("logits", "last_hidden_state")
+"""Where the output of a Hugging Face model holds what is scored: the first of these that it has."""
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in what a model returns."""
+    named = (getattr(output, name, None) for name in LOGITS)
+    return first_tensor(next((value for value in named if value is not None), output))
 
 
 class Live:
@@ -197,7 +206,7 @@ class TorchAdapter(Adapter):
         if layout.transformer:
             return Layout(tuple(m for m in layout.modules if m in fired or m.parts), layout.heads)
         written = {m.name: self._addresses[Tap(m.layer, m.name, "out")] for m in fired}
-        fired.sort(key=lambda m: self._firings[written[m.name].module, "out"].order)
+        fired.sort(key=lambda m: self._firings[written[m.name].module, "out"].ranks)
         old = {m.name: m.layer for m in fired}
         modules = tuple(Module(layer, m.name, m.rows, m.columns, m.operation) for layer, m in enumerate(fired))
         self._addresses = {
@@ -238,14 +247,15 @@ class TorchAdapter(Adapter):
     def _dry_forward(self) -> dict[tuple[nn.Module, Side], Firing]:
         """What fired when the example ran, by module (which, unlike an id, is right in a copy of the adapter too)."""
         firings: dict[tuple[nn.Module, Side], Firing] = {}
+        rank = itertools.count()
 
         def record(module: nn.Module, side: Side, value: Any) -> None:
             before = firings.get((module, side))
             if before is not None:
-                firings[module, side] = replace(before, calls=before.calls + 1)
+                firings[module, side] = replace(before, ranks=(*before.ranks, next(rank)))
                 return
             tensor = find_tensor(value)
-            firings[module, side] = Firing(len(firings), 1, None if tensor is None else tuple(tensor.shape))
+            firings[module, side] = Firing((next(rank),), None if tensor is None else tuple(tensor.shape))
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             record(module, "in", args[0] if args else next(iter(kwargs.values()), None))
@@ -258,8 +268,11 @@ class TorchAdapter(Adapter):
             for module in self.model.modules():
                 stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
                 stack.callback(module.register_forward_hook(after).remove)
-            self.run(self._dry_example)
+            self._run_dry(self._dry_example)
         return firings
+
+    def _run_dry(self, example: Batch) -> None:
+        self.run(example)
 
     def _fires(self, tap: Tap) -> bool:
         address = self._addresses.get(tap)
@@ -276,10 +289,10 @@ class TorchAdapter(Adapter):
                 f"{address.name} ({tap}) never fires in a forward pass, so an ablation there would do nothing; "
                 f"never fired: {', '.join(self.silent)}"
             )
-        if firing.calls > 1 and not self.allow_repeated:
+        if len(firing.ranks) > 1 and not self.allow_repeated:
             raise AdapterError(
-                f"{address.name} is called {firing.calls} times in one forward pass, and a component is one use of a "
-                "weight; to ablate all its calls together: al.adapt(model, ..., allow_repeated=True)"
+                f"{address.name} is called {len(firing.ranks)} times in one forward pass, and a component is one use of "
+                "a weight; to ablate all its calls together: al.adapt(model, ..., allow_repeated=True)"
             )
         if firing.shape is None:
             raise AdapterError(f"{address.name} ({tap}) holds no tensor: name a module that takes or gives one")
@@ -289,7 +302,7 @@ class TorchAdapter(Adapter):
             hook=address.hook,
             features=address.features,
             size=address.size,
-            order=firing.order,
+            order=min(firing.ranks),
             feature_axis=address.feature_axis,
             axes=len(firing.shape),
             fresh=tap.side == "out" and tap.location is None,
@@ -365,15 +378,19 @@ class TorchAdapter(Adapter):
     # -- running --------------------------------------------------------------------------------------------------
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits of the model: the only line that knows what a Hugging Face model takes and returns."""
+        """Logits of the model."""
+        first, named = self.arguments(batch)
+        return logits_of(self.model(*first, **named))
+
+    def arguments(self, batch: Batch) -> tuple[list[Tensor], dict[str, Any]]:
+        """Positional and keyword arguments of a forward pass: the only lines that know what a model takes."""
         inputs = dict(batch.inputs)
         first = [inputs.pop("input")] if "input" in inputs else []
         if "input_ids" in inputs and "input_ids" not in self._accepted:
             first = [inputs.pop("input_ids")]
         if "use_cache" in self._accepted:
             inputs["use_cache"] = cast(Any, False)
-        output = self.model(*first, **{k: v for k, v in inputs.items() if k != "position_ids" or k in self._accepted})
-        return first_tensor(getattr(output, "logits", getattr(output, "last_hidden_state", output)))
+        return first, {k: v for k, v in inputs.items() if k != "position_ids" or k in self._accepted}
 
     @cached_property
     def context(self) -> int | None:
