@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import ablationlens as al
+from ablationlens.runs import config_file
 from tests.runs.tiny_runs import Command, Refused, WriteConfig, environment
 
 pytest_plugins = ["tests.runs.tiny_runs_fixtures"]
@@ -40,6 +41,34 @@ def test_run_writes_everything_and_prints_a_table(command: Command, write_config
     assert "leave-one-out" in (out / "report.html").read_text()
 
 
+def test_run_with_fields_set_on_the_command_line(
+    command: Command, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, here = write_config(), tmp_path / "here"
+    here.mkdir()
+    (here / "mine.txt").write_text("w1 w2 w3\nw4 w5 w6\n")
+    monkeypatch.chdir(here)  # a path in a value is relative to it, whatever those in the file are relative to
+    changes = [
+        "data.file=mine.txt",
+        "data.count=1",
+        "method=leave_one_out",
+        "registry.layers=[1]",
+        "output=cross_entropy",
+    ]
+    options = [word for change in changes for word in ("--set", change)]
+    code, _, err = command("run", config, "--out", tmp_path / "out", *options)
+    assert code == 0, err
+    attribution = al.Attribution.load(tmp_path / "out" / "leave_one_out.safetensors")
+    assert attribution.weights.shape == (1, 4) and set(attribution.weights["layer"].values) == {1}
+    ran = config_file.load(tmp_path / "out" / "config.yaml")  # which is whole: it needs no option to run again
+    assert (ran.data.file, ran.data.count, ran.output.choice[0]) == (str(here / "mine.txt"), 1, "cross_entropy")
+    assert ran.evaluate.alphas == [0.25, 0.5]
+    assert command("run", config, "--out", tmp_path / "out", *options, "--resume")[0] == 0
+    assert command("report", tmp_path / "out")[0] == 0
+    code, _, err = command("run", config, "--out", tmp_path / "out", "--resume")
+    assert code == 2 and "store" in err
+
+
 def test_components(command: Command, tiny_directory: Path) -> None:
     code, out, err = command("components", tiny_directory)
     assert code == 0, err
@@ -65,9 +94,10 @@ def test_control_c_says_how_to_go_on(
 
     monkeypatch.setattr(runs, "execute", interrupted)
     config, out = write_config(), tmp_path / "a folder"
-    code, printed, err = command("run", config, "--out", out)
+    code, printed, err = command("run", config, "--out", out, "--set", "registry.layers=[0, 1]", "--set", "seed=3")
     assert (code, printed) == (130, "")
-    assert err.splitlines()[-1].endswith(f"Go on with: ablationlens run {config} --out '{out}' --resume")
+    again = f"{config} --out '{out}' --set 'registry.layers=[0, 1]' --set seed=3 --resume"
+    assert err.splitlines()[-1].endswith(f"Go on with: ablationlens run {again}")
 
 
 @pytest.mark.parametrize(
@@ -78,6 +108,8 @@ def test_control_c_says_how_to_go_on(
         (["run", "x.yaml"], "Missing option '--out'"),
         (["run", "--what", "x.yaml"], "No such option: --what"),
         (["run", "none.yaml", "--out", "o"], "none.yaml: the configuration cannot be read: No such file"),
+        (["run", "x.yaml", "--out", "o", "--set", "seed"], "--set seed: expected a field and its value"),
+        (["run", "x.yaml", "--out", "o", "--set"], "Option '--set' requires an argument"),
         (["report", "none"], "there is no directory none"),
         (["report", "."], "holds no run"),
         (["components", "./none"], "there is no directory ./none"),
@@ -117,6 +149,7 @@ def test_wrong_calls(
         ({"method": {"coar": {"alpha": 0.25, "draws": 8, "solver": "least_squares"}}}, "draws"),
         ({"output": {"logit": {"token": 99}}}, "99"),
         ({"output": {"logit": {"token": "w1 w2"}}}, "2 tokens"),
+        ({"output": {"margin": {"classes": ["w1", "w2"]}}}, "which is none of the classes ['w1', 'w2']"),
         ({"data": {"file": "long.txt"}}, "the longest text has 33 tokens, and the model reads at most 32"),
         ({"evaluate": {"alphas": [0.01]}}, "smallest alpha"),
         ({"ablation": {"mean": {"data": {"file": "one.txt"}, "per_position": True}}}, "same length"),
@@ -135,6 +168,14 @@ def test_wrong_configurations(
     (tmp_path / "bad.jsonl").write_text('{"text": "w1 w2"}\n{"text": \n')
     (tmp_path / "other.jsonl").write_text('{"body": "w1 w2", "title": "w3"}\n')
     assert expected in refused("run", write_config(**fields), "--out", tmp_path / "out")
+
+
+def test_wrong_fields_on_the_command_line(refused: Refused, write_config: WriteConfig, tmp_path: Path) -> None:
+    config, out = write_config(), tmp_path / "out"
+    line = refused("run", config, "--out", out, "--set", "data.count=many", "--set", "registry.layer=0")
+    assert "--set data.count=many: data.count: should be a valid integer; got 'many'" in line
+    assert "--set registry.layer=0: registry.layer: unknown field; there are kinds, layers" in line
+    assert not out.exists()
 
 
 def test_directories_that_are_taken(refused: Refused, write_config: WriteConfig, tmp_path: Path) -> None:

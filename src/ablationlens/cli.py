@@ -141,15 +141,26 @@ def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="What to run; see the documentation.")],
     out: Annotated[Path, typer.Option(help="Directory for results.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped in --out.")] = False,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Set a field of the configuration, as in --set data.count=50; may be repeated. The value is YAML, "
+            "and a path in it is relative to the current directory.",
+        ),
+    ] = None,
 ) -> None:
     """Attribute and evaluate as a configuration says."""
     from ablationlens.runs import config_file
     from ablationlens.runs import running as runs
+    from ablationlens.runs.overrides import OPTION, Override
 
-    asked = config_file.load(config)
+    asked = config_file.load(config, [Override.parse(text, Path.cwd()) for text in changes or ()])
     runs.begin(asked, out, resume=resume, source=config)
     _quiet_hosts()
-    with _resumable("run", str(config), "--out", str(out), "--resume"):
+    again = [word for text in changes or () for word in (OPTION, text)]
+    with _resumable("run", str(config), "--out", str(out), *again, "--resume"):
         prepared = runs.prepare(asked)
         progress.show()
         results = runs.execute(prepared, out)

@@ -35,6 +35,12 @@ def test_one_label_for_each_example_is_scored_at_its_last_token() -> None:
     assert scored is not None and scored.sum().item() == 3 and scored[:, 1].all()
 
 
+def test_labels_may_be_texts_that_are_one_token() -> None:
+    data = batch(TEXTS, tokenizer=LEFT, labels=["dog", "[UNK]", "dog"])
+    assert data.labels is not None and data.labels.tolist() == [8, 1, 8]
+    assert data.scored is not None and data.scored[:, -1].all() and data.scored.sum().item() == 3
+
+
 def test_labels_follow_the_positions_in_their_order() -> None:
     ids = torch.arange(12).reshape(2, 6)
     labels = torch.tensor([[20, 21], [30, 31]])
@@ -69,7 +75,15 @@ def test_float_labels_are_targets() -> None:
         ({"inputs": IDS, "labels": [1]}, "there are 2 examples"),
         ({"inputs": IDS, "labels": torch.tensor(1)}, "there are 2 examples"),
         ({"inputs": IDS, "labels": [[1], [1, 2]]}, "labels are numbers"),
-        ({"inputs": IDS, "labels": ["a", "b"]}, "labels are numbers"),
+        ({"inputs": IDS, "labels": ["a", 1]}, "labels are numbers .* or one text for each example"),
+        ({"inputs": IDS, "labels": [["a"], ["a"]]}, "labels are numbers"),
+        ({"inputs": IDS, "labels": ["a", "cat"]}, "the label of example 0: the token 'a' needs a tokenizer"),
+        (
+            {"inputs": IDS, "labels": ["a", "a cat"], "tokenizer": RIGHT},
+            r"of example 1: 'a cat' is 2 tokens, \['a', 'cat'\]",
+        ),
+        ({"inputs": IDS, "labels": ["a", "owl"], "tokenizer": RIGHT}, r"of example 1: 'owl' is no token .* '\[UNK\]'"),
+        ({"inputs": IDS, "labels": ["a"], "tokenizer": RIGHT}, "there are 2 examples"),
         ({"inputs": IDS, "labels": [True, False]}, "torch.bool"),
         ({"inputs": IDS, "labels": [1, -1]}, "labels of example 1 are negative"),
         ({"inputs": IDS, "labels": [[1, 2, 3], [-5, 2, 3]]}, "labels of example 1 are negative"),

@@ -1,13 +1,11 @@
-"""Configurations: defaults, shorthands, paths, and the way back to YAML."""
+"""Configurations: defaults, shorthands, and the way back to YAML."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from ablationlens.adapters.base import Adapter
 from ablationlens.kinds import KINDS as LIBRARY_KINDS
 from ablationlens.runs import config_file
-from ablationlens.runs.config import KINDS, RunConfig
+from ablationlens.runs.config import KINDS, names_in
 
 SHORT = """
 model: domains
@@ -16,8 +14,8 @@ registry: head
 method: {coar: {alpha: 0.25, draws: 500}}
 """
 FULL = """
-model: {name: induction, host: torch, device: cpu, dtype: float32}
-data: {file: texts.jsonl, field: text, count: 4, positions: [-1, -2]}
+model: {name: induction, host: torch, device: auto, dtype: float32}
+data: {file: texts.jsonl, field: text, count: 4, truncate: 9, positions: [-1, -2]}
 registry: {kinds: [head, neuron], layers: [0, 1], modules: [q], size: 4, svd: 2, allow_overlap: true}
 ablation: {resample: {data: {file: others.txt}}}
 output: {logit_difference: {a: " he", b: 7}}
@@ -52,17 +50,26 @@ def test_kinds_are_those_of_the_library() -> None:
     assert Adapter.registry.__doc__ is not None and all(kind in Adapter.registry.__doc__ for kind in KINDS)
 
 
-def test_paths_are_relative_to_the_configuration(tmp_path: Path) -> None:
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "c.yaml").write_text(FULL.replace("induction", "weights"))
-    config = config_file.load(tmp_path / "c.yaml")
-    assert config.model.name == str(tmp_path / "weights")
-    assert config.data.file == str(tmp_path / "texts.jsonl")
-    assert config.ablation.resample is not None and config.ablation.resample.data is not None
-    assert config.ablation.resample.data.file == str(tmp_path / "others.txt")
-    elsewhere = tmp_path / "sub"
-    elsewhere.mkdir()
-    (elsewhere / "c.yaml").write_text(config.to_yaml())
-    assert config_file.load(elsewhere / "c.yaml") == config
-    hub: RunConfig = config_file.parse(SHORT.replace("domains", "org/name"), "c").relative_to(tmp_path)
-    assert hub.model.name == "org/name"
+def test_labels_templates_and_several_files() -> None:
+    text = """
+model: domains
+data:
+  file: [a.jsonl, b.jsonl]
+  template: "{passage} {question}?"
+  label: {field: answer, tokens: {true: " yes", no: " no", 3: 7, "x": " x"}}
+registry: head
+output: {margin: {classes: [" yes", 7]}}
+method: leave_one_out
+"""
+    config = config_file.parse(text, "c.yaml")
+    assert config.data.files == ["a.jsonl", "b.jsonl"]
+    assert config.data.label is not None
+    assert config.data.label.tokens == {"true": " yes", "false": " no", "3": 7, "x": " x"}  # a bare no is false
+    assert config.output.margin is not None and config.output.margin.classes == [" yes", 7]
+    assert config_file.parse(config.to_yaml(), "again") == config
+    short = config_file.parse(text.replace("{field: answer, ", "answer #"), "c.yaml").data.label
+    assert short is not None and (short.field, short.tokens) == ("answer", None)
+
+
+def test_names_in_a_template() -> None:
+    assert names_in("{a}: {b c}{{}}\n{a}") == ["a", "b c", "a"]

@@ -58,19 +58,19 @@ def test_what_a_configuration_can_ask_for(
     assert code == 0, err
 
 
-def test_transformer_lens_says_the_same_as_pytorch(
-    command: Command, write_config: WriteConfig, tmp_path: Path, tiny_directory: Path
+@pytest.mark.parametrize("host", ["transformer_lens", "nnsight"])
+def test_hosts_say_the_same_as_pytorch(
+    command: Command, write_config: WriteConfig, tmp_path: Path, tiny_directory: Path, host: str
 ) -> None:
-    small = {"method": "leave_one_out", "evaluate": {"alphas": 0.5, "draws": 5}}
-    for host in ("torch", "transformer_lens"):
-        config = write_config(model={"name": str(tiny_directory), "host": host}, **small)
-        code, _, err = command("run", config, "--out", tmp_path / host)
+    (tmp_path / "uneven.txt").write_text("\n".join(["w1 w2 w3 w4 w5", "w6 w7", "w2 w2 w4 w4 w6 w1 w3"]))
+    small = {"method": "leave_one_out", "evaluate": {"alphas": 0.5, "draws": 5}, "data": {"file": "uneven.txt"}}
+    for name in ("torch", host):
+        config = write_config(model={"name": str(tiny_directory), "host": name}, **small)
+        code, _, err = command("run", config, "--out", tmp_path / name)
         assert code == 0, err
-    torch, bridge = (
-        al.Attribution.load(tmp_path / host / "leave_one_out.safetensors") for host in ("torch", "transformer_lens")
-    )
-    assert bridge.components == torch.components
-    np.testing.assert_allclose(bridge.weights.values, torch.weights.values, atol=1e-4)
+    torch, other = (al.Attribution.load(tmp_path / name / "leave_one_out.safetensors") for name in ("torch", host))
+    assert other.components == torch.components
+    np.testing.assert_allclose(other.weights.values, torch.weights.values, atol=1e-4)
 
 
 def test_a_directory_with_a_run_is_refused_without_resume(

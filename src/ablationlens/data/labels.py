@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,19 +12,25 @@ from torch import Tensor
 from ablationlens.data.checks import is_integral, where_rows
 from ablationlens.data.inputs import main_key, token_key
 from ablationlens.data.positions import Positions, chosen_columns, mark, shown
+from ablationlens.data.tokens import Tokenizer, one_token
 from ablationlens.errors import InputError
 
 NO_LABEL = -100
 """The label of a position, or of an example, that has none; the value that PyTorch's losses ignore."""
 
 
-def checked_labels(labels: Any, named: Mapping[str, Tensor]) -> Tensor:
-    """Given labels as int64 or float, one entry or row for each example."""
+def checked_labels(labels: Any, named: Mapping[str, Tensor], tokenizer: Tokenizer) -> Tensor:
+    """Given labels as int64 or float, one entry or row for each example; texts as the tokens that they are."""
     main = named[main_key(named)]
     try:
-        given = torch.as_tensor(labels)
+        given = torch.as_tensor(_token_ids(labels, tokenizer))
     except (TypeError, ValueError) as error:
-        raise InputError(f"labels are numbers of shape [batch], [batch, position] or [batch, k]: {error}") from error
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            "labels are numbers of shape [batch], [batch, position] or [batch, k], or one text for each example that "
+            f"is one token: {error}"
+        ) from error
     if given.ndim == 0 or given.shape[0] != main.shape[0]:
         raise InputError(f"labels have shape {list(given.shape)}, but there are {main.shape[0]} examples")
     if given.is_floating_point():
@@ -34,6 +40,22 @@ def checked_labels(labels: Any, named: Mapping[str, Tensor]) -> Tensor:
     for example in where_rows(((given < 0) & (given != NO_LABEL)).reshape(len(given), -1).any(1)):
         raise InputError(f"the labels of example {example} are negative; only -100, for no label, may be")
     return given.to(main.device, torch.long)
+
+
+def _token_ids(labels: Any, tokenizer: Tokenizer) -> Any:
+    """Labels that are texts as the indices of their tokens; all others as they are."""
+    if not isinstance(labels, Sequence) or isinstance(labels, str) or not labels:
+        return labels
+    if not all(isinstance(label, str) for label in labels):
+        return labels
+    known: dict[str, int] = {}
+    for example, label in enumerate(labels):
+        if label not in known:
+            try:
+                known[label] = one_token(label, tokenizer)
+            except InputError as error:
+                raise InputError(f"the label of example {example}: {error}") from error
+    return [known[label] for label in labels]
 
 
 def targets(

@@ -37,7 +37,8 @@ def batch(
             a Hugging Face style ``labels=input_ids`` must be shifted by one first. ``[batch, k]``: for the k positions
             that `positions` selects, in its order. ``[batch]``: the class of each example, or, if the model turns out
             to give logits for each position, the token to predict at its one scored position (the last real one, or
-            the one that `positions` selects). Floats ``[batch, ...]``: the targets of a regression. -100 is no label.
+            the one that `positions` selects), which may also be named by a text that is one token, labels=[" yes",
+            " no"]. Floats ``[batch, ...]``: the targets of a regression. -100 is no label.
         positions: Which positions are scored; by default those that have a label. An int, ints or a slice count the
             real tokens of each example, as Python indexing does (-1 is the last one), whatever the padding. A Bool
             tensor ``[batch, position]`` or ``[position]`` counts columns, padding included. Ints and a Bool tensor are
@@ -52,7 +53,7 @@ def batch(
     texts = texts_of(inputs)
     named = with_padding(arguments_of(inputs, texts, tokenizer), attention_mask)
     attended = attended_of(named)
-    given = None if labels is None else checked_labels(labels, named)
+    given = None if labels is None else checked_labels(labels, named, tokenizer)
     if attended is None:
         if positions is not None:
             raise InputError(f"the inputs ({', '.join(named)}) have no positions: leave out positions=")

@@ -34,6 +34,23 @@ def tokenize(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
     return rows
 
 
+def one_token(text: str, tokenizer: Tokenizer) -> int:
+    """The one token that a tokenizer maps this text to, special tokens left out.
+
+    Raises:
+        InputError: if it is several, or the tokenizer does not know it.
+    """
+    if tokenizer is None:
+        raise InputError(f"the token {text!r} needs a tokenizer, al.batch(..., tokenizer=tokenizer), or its index")
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        pieces = [tokenizer.decode([token]) for token in ids]
+        raise InputError(f"{text!r} is {len(ids)} tokens, {pieces}, not one (a leading space often matters)")
+    if ids[0] == getattr(tokenizer, "unk_token_id", None) and text != tokenizer.unk_token:
+        raise InputError(f"{text!r} is no token of this tokenizer, which reads it as {tokenizer.unk_token!r}")
+    return int(ids[0])
+
+
 def rows_of(inputs: Any) -> list[list[int]]:
     """Lists of token ids, one for each example; a flat list is one example."""
     items = list(inputs)

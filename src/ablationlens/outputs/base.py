@@ -42,12 +42,15 @@ class Output(ABC):
         """
 
     def describe(self) -> dict[str, Any]:
-        """What this output is, JSON-able: kept with a run's provenance and compared when it is resumed."""
+        """What this output is, JSON-able: kept with a run's provenance and compared when it is resumed.
+
+        Settings that are None are left out, so that one which an output gains later changes nothing where it is unset.
+        """
         own = type(self).__module__.startswith("ablationlens.outputs.")
         description: dict[str, Any] = {"output": type(self).__qualname__}
         if not own:
             description["code"] = identity(type(self).__call__)
-        fields = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        fields = {key: value for key, value in vars(self).items() if not key.startswith("_") and value is not None}
         return description | {name: identity(value) for name, value in fields.items()}
 
 

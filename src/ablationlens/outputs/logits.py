@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -23,7 +24,29 @@ class Margin(Output):
 
     Positive where the model is right. Shah, Ilyas and Madry, "Decomposing and Editing Predictions by Modeling Model
     Computation", arXiv 2404.11534, whose code averages over tokens as well.
+
+    Attributes:
+        classes: The candidates, two or more, where only these compete: ``al.Margin(classes=[" yes", " no"])`` is the
+            logit of the right answer minus that of the wrong one. Indices of tokens or classes, or texts that the
+            batch's tokenizer maps to exactly one token. A label is an entry of the logits here too (a token, not a
+            place among the candidates), and must be a candidate wherever it is scored. None: every entry competes.
     """
+
+    classes: Sequence[Token] | None = None
+
+    def __post_init__(self) -> None:
+        if self.classes is None:
+            return
+        given: Any = self.classes
+        if isinstance(given, str) or not isinstance(given, Sequence) or len(given) < 2:
+            raise InputError(
+                f'the classes of a margin are two or more tokens, al.Margin(classes=[" yes", " no"]); got {given!r}'
+            )
+        for token in self.classes:
+            check_token(token)
+            if token == "label":
+                raise InputError('"label" is no class of its own: a margin compares the label with the other classes')
+        object.__setattr__(self, "classes", tuple(self.classes))
 
     def __call__(
         self,
@@ -35,7 +58,7 @@ class Margin(Output):
         if logits.shape[-1] < 2:
             raise InputError("a margin needs at least two classes; for a single output, give al.Logit(0)")
         rows = select(self, logits, batch, labelled=True)
-        return rows.mean(_margin(rows))
+        return rows.mean(_margin(rows if self.classes is None else _among(rows, self.classes, batch)))
 
 
 @dataclass(frozen=True)
@@ -90,6 +113,31 @@ class LogitDifference(Output):
         return rows.mean(_logit(rows, self.a, batch) - _logit(rows, self.b, batch))
 
 
+def _among(rows: Rows, classes: Sequence[Token], batch: Batch) -> Rows:
+    """The candidates' logits alone, with each label as its place among them."""
+    indices = [token_id(token, batch, rows.logits.shape[-1]) for token in classes]
+    if len(set(indices)) < len(indices):
+        raise InputError(f"two of the classes {list(classes)} are the same token: their indices are {indices}")
+    labels, candidates = cast("Tensor", rows.labels), torch.tensor(indices, device=rows.logits.device)
+    matches = labels.unsqueeze(-1) == candidates
+    missing = rows.labels_where(~matches.any(-1))
+    if missing:
+        example, label = missing[0]
+        text = "" if batch.tokenizer is None else f" ({batch.tokenizer.decode([label])!r})"
+        raise InputError(
+            f"example {example} has the label {label}{text}, which is none of the classes {list(classes)} (indices "
+            f"{indices}): give it one of them, or make it a class"
+        )
+    # index_select copies, so these few may be written to where no graph is built.
+    return replace(
+        rows,
+        logits=rows.logits.index_select(-1, candidates),
+        labels=matches.long().argmax(-1),
+        reference=None,
+        writable=not torch.is_grad_enabled(),
+    )
+
+
 def _margin(rows: Rows) -> Float[Tensor, "*row"]:
     logits, index = rows.logits, cast("Tensor", rows.labels).unsqueeze(-1)
     if torch.is_grad_enabled() and logits.requires_grad:
@@ -114,8 +162,4 @@ def _margin(rows: Rows) -> Float[Tensor, "*row"]:
 def _logit(rows: Rows, token: Token, batch: Batch) -> Float[Tensor, "*row"]:
     if token == "label":
         return wide(at(rows.logits, cast("Tensor", rows.labels)))
-    index = token_id(token, batch) if isinstance(token, str) else token
-    classes = rows.logits.shape[-1]
-    if index >= classes:
-        raise InputError(f"there is no logit {index}: the logits have {classes} entries, 0 to {classes - 1}")
-    return wide(rows.logits[..., index])
+    return wide(rows.logits[..., token_id(token, batch, rows.logits.shape[-1])])

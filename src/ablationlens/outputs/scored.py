@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -41,6 +42,15 @@ class Rows:
         else:
             grid = torch.where(self.scored, values, 0)
         return grid.sum(1) / self.scored.sum(1)
+
+    def labels_where(self, bad: Bool[Tensor, "*row"]) -> list[tuple[int, int]]:
+        """(example, label) of the scored rows at which `bad` is True; usually none."""
+        labels, examples = cast("Tensor", self.labels), torch.arange(len(bad), device=bad.device)
+        if self.scored is not None and bad.ndim == 1:  # packed
+            examples = self.scored.nonzero()[:, 0]
+        elif self.scored is not None:
+            bad, examples = bad & self.scored, examples[:, None].expand(bad.shape)
+        return list(zip(examples[bad].tolist(), labels[bad].tolist(), strict=True))
 
 
 def select(

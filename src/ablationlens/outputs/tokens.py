@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from ablationlens.data import Batch
+from ablationlens.data.tokens import one_token
 from ablationlens.errors import InputError
 
 Token: TypeAlias = int | str
@@ -17,12 +18,13 @@ def check_token(token: Token) -> None:
         raise InputError(f'a token is an index from 0, a text or "label", not {token!r}')
 
 
-def token_id(text: str, batch: Batch) -> int:
-    """The one token that the batch's tokenizer maps this text to."""
-    if batch.tokenizer is None:
-        raise InputError(f"the token {text!r} needs a tokenizer, al.batch(..., tokenizer=tokenizer), or its index")
-    ids: list[int] = batch.tokenizer(text, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1:
-        pieces = [batch.tokenizer.decode([token]) for token in ids]
-        raise InputError(f"{text!r} is {len(ids)} tokens, {pieces}, not one (a leading space often matters)")
-    return int(ids[0])
+def token_id(token: Token, batch: Batch, classes: int) -> int:
+    """The entry of the logits that a token names, other than "label".
+
+    Raises:
+        InputError: if the batch's tokenizer does not map a text to exactly one token, or there is no such entry.
+    """
+    index = one_token(token, batch.tokenizer) if isinstance(token, str) else token
+    if index >= classes:
+        raise InputError(f"there is no logit {index}: the logits have {classes} entries, 0 to {classes - 1}")
+    return index

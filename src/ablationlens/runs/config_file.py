@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -14,10 +14,16 @@ from yaml.error import MarkedYAMLError
 
 from ablationlens.errors import ConfigError
 from ablationlens.runs.config import OneOf, RunConfig
+from ablationlens.runs.overrides import Override, model_of, short
+from ablationlens.runs.paths import anchored
 
 
-def load(path: Path) -> RunConfig:
-    """Read a configuration.
+def load(path: Path, overrides: Sequence[Override] = ()) -> RunConfig:
+    """Read a configuration, with absolute paths: those in the file are relative to its folder.
+
+    Args:
+        path: the file.
+        overrides: fields that are set from elsewhere, one after the other.
 
     Raises:
         ConfigError: if there is no such file, it is no YAML, or a field is wrong; one line for each.
@@ -27,11 +33,17 @@ def load(path: Path) -> RunConfig:
     except (OSError, UnicodeDecodeError) as error:
         why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise ConfigError(f"{path}: the configuration cannot be read: {why}") from error
-    return parse(text, str(path)).relative_to(path.parent)
+    return parse(text, str(path), overrides, path.parent)
 
 
-def parse(text: str, source: str) -> RunConfig:
+def parse(text: str, source: str, overrides: Sequence[Override] = (), folder: Path | None = None) -> RunConfig:
     """Read a configuration from the text of a file called `source`.
+
+    Args:
+        text: YAML.
+        source: what messages call it.
+        overrides: fields that are set from elsewhere, one after the other.
+        folder: what paths in the text are relative to; they stay as they are without it.
 
     Raises:
         ConfigError: if it is no YAML, or a field is wrong; one line for each.
@@ -42,11 +54,15 @@ def parse(text: str, source: str) -> RunConfig:
         raise ConfigError(f"{source}: not valid YAML: {_where(error)}") from error
     if not isinstance(content, dict):
         fields = ", ".join(RunConfig.model_fields)
-        raise ConfigError(f"{source}: a configuration is a mapping with the fields {fields}; got {_short(content)}")
+        raise ConfigError(f"{source}: a configuration is a mapping with the fields {fields}; got {short(content)}")
+    if folder is not None:
+        content = anchored(content, folder)
+    for override in overrides:
+        content = override.applied(content)
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{source}: {line}" for line in _lines(error, content))) from None
+        raise ConfigError("\n".join(_lines(error, content, source, overrides))) from None
 
 
 def _where(error: yaml.YAMLError) -> str:
@@ -55,7 +71,7 @@ def _where(error: yaml.YAMLError) -> str:
     return " ".join(str(error).split())
 
 
-def _lines(error: ValidationError, content: Any) -> list[str]:
+def _lines(error: ValidationError, content: Any, source: str, overrides: Sequence[Override]) -> list[str]:
     """One line for each wrong field; the several errors of a field that may hold several types share theirs."""
     by_field: dict[str, list[str]] = {}
     # A misspelt field is unknown under one name and missing under the other: the first says more.
@@ -64,7 +80,19 @@ def _lines(error: ValidationError, content: Any) -> list[str]:
         message = _message(one, path, model)
         if message not in by_field.setdefault(path or "the configuration", []):
             by_field[path or "the configuration"].append(message)
-    return [f"{path}: {', or '.join(messages)}" for path, messages in by_field.items()]
+    return [
+        f"{_origin(path, source, overrides)}: {path}: {', or '.join(messages)}" for path, messages in by_field.items()
+    ]
+
+
+def _origin(path: str, source: str, overrides: Sequence[Override]) -> str:
+    """Where a wrong field was set: in the file, on the command line, or on both, each with a part of it."""
+    parts = path.split(".")
+    for override in reversed(overrides):
+        if tuple(parts[: len(override.path)]) == override.path:
+            return override.typed
+    inside = [override.typed for override in overrides if override.path[: len(parts)] == tuple(parts)]
+    return " with ".join([source, *inside])
 
 
 def _place(error: ErrorDetails, content: Any) -> tuple[str, type[BaseModel] | None]:
@@ -81,17 +109,10 @@ def _place(error: ErrorDetails, content: Any) -> tuple[str, type[BaseModel] | No
         if model is None:  # a member of a union of types: no field
             break
         owner, field = model, model.model_fields.get(part)
-        model = None if field is None else _model_of(field.annotation)
+        model = None if field is None else model_of(field.annotation)
         parts.append(part)
         content = content.get(part) if isinstance(content, Mapping) else content
     return ".".join(parts), owner
-
-
-def _model_of(annotation: Any) -> type[BaseModel] | None:
-    """The model in an annotation such as ``list[Model]`` or ``Model | None``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for inner in get_args(annotation) if (found := _model_of(inner))), None)
 
 
 def _message(error: ErrorDetails, path: str, owner: type[BaseModel] | None) -> str:
@@ -110,10 +131,5 @@ def _message(error: ErrorDetails, path: str, owner: type[BaseModel] | None) -> s
     if error["type"] == "value_error":
         return message
     if error["type"] == "model_type":
-        return f"should be a mapping; got {_short(error['input'])}"
-    return f"{message}; got {_short(error['input'])}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        return f"should be a mapping; got {short(error['input'])}"
+    return f"{message}; got {short(error['input'])}"

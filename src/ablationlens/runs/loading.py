@@ -1,12 +1,14 @@
-"""Open what a configuration names: a model by name or directory, texts from a domain or a file. Never code.
+"""Open the model that a configuration names: bundled, in a directory, or on the hub. Never code.
 
 Weights are read from safetensors files alone. Pickled ones (pytorch_model.bin) are refused, because to unpickle a file
-is to run what it says; so are models that bring code of their own.
+is to run what it says; so are models that bring code of their own. Where the hub cannot be reached, what is on this
+machine is enough, and a model that is not says so at once.
 """
 
 from __future__ import annotations
 
-import json
+import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,17 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ablationlens import zoo
-from ablationlens.data import Batch, batch
 from ablationlens.errors import ConfigError
-from ablationlens.runs.config import PATH_SIGNS, DataConfig, ModelConfig
+from ablationlens.runs.config import ModelConfig
+from ablationlens.runs.paths import PATH_SIGNS
 from ablationlens.zoo.loader import NAMES
 
-DOMAIN_COUNT = 8
-"""Texts of a domain, unless the configuration says how many."""
-DOMAIN_TOKENS = 32
-"""Their length."""
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+"""Files that hold the weights of a model, or say which shards do."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
-LOAD_ERRORS = (OSError, ValueError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
+HUB_SECONDS = 5
+"""How long the hub may take to answer before it counts as out of reach."""
+LOAD_ERRORS = (OSError, ValueError, KeyError, AttributeError, RuntimeError, ImportError, TypeError, SafetensorError)
 """What the host libraries raise for a model that they cannot find, read or understand."""
 
 
@@ -33,14 +35,16 @@ class Opened:
     """A model as its host holds it, and the tokenizer that goes with it.
 
     Attributes:
-        model: a Hugging Face model, or a TransformerBridge.
-        tokenizer: a Hugging Face tokenizer.
+        model: a Hugging Face model, a TransformerBridge, or an nnsight model.
+        tokenizer: a Hugging Face tokenizer, with a token to pad with; None if there is none.
         context: the most tokens that the model reads at once, if it says.
+        no_tokenizer: why there is no tokenizer, where there is none.
     """
 
     model: Any
     tokenizer: Any
     context: int | None
+    no_tokenizer: str = ""
 
 
 def open_model(config: ModelConfig) -> Opened:
@@ -52,97 +56,168 @@ def open_model(config: ModelConfig) -> Opened:
     import torch
 
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("model.device: should be cpu: there is no CUDA device here")
+        raise ConfigError("model.device: should be cpu, or auto: there is no CUDA device here")
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if config.name in NAMES:
-        source, local = str(zoo.load(config.name).path), True
+        opened = _from_directory(zoo.load(config.name).path, config)
     elif Path(config.name).is_dir():
-        source, local = config.name, True
+        opened = _from_directory(Path(config.name), config)
     elif config.name.startswith(PATH_SIGNS):
         raise ConfigError(f"model.name: there is no directory {config.name}")
     else:
-        source, local = config.name, False
-    if local:
-        _check_directory(Path(source))
-    opened = _from_files(source, config) if local else _from_hub(config)
-    opened.model.to(config.device).eval()
-    return _on_bridge(opened, config) if config.host == "transformer_lens" else opened
+        opened = _from_hub(config)
+    opened.model.to(device).eval()
+    match config.host:
+        case "transformer_lens":
+            return _on_bridge(opened, config, device)
+        case "nnsight":
+            return _in_nnsight(opened)
+        case "torch":
+            return opened
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _from_directory(path: Path, config: ModelConfig) -> Opened:
+    _check_directory(path)
+    return _from_files(str(path), config)
 
 
 def _check_directory(path: Path) -> None:
     if not (path / "config.json").is_file():
         raise ConfigError(f"model.name: {path} is no Hugging Face model: it has no config.json")
-    if any(path.glob("*.safetensors")):
+    if any((path / name).is_file() for name in WEIGHTS):
         return
+    others = sorted(file.name for file in path.glob("*.safetensors"))
+    if others:
+        raise ConfigError(
+            f"model.name: {path} holds {others[0]}, but neither {WEIGHTS[0]} nor {WEIGHTS[1]}, which says what is in "
+            "which shard; save the model again with model.save_pretrained(folder)"
+        )
     pickled = sorted(file.name for pattern in PICKLES for file in path.glob(pattern))
     if pickled:
         raise ConfigError(
             f"model.name: {path} holds pickled weights only ({pickled[0]}), which are never loaded, because a pickle "
             "can run code; save the model again with model.save_pretrained(folder), which writes safetensors"
         )
-    raise ConfigError(f"model.name: {path} holds no weights: expected *.safetensors")
+    raise ConfigError(f"model.name: {path} holds no weights: expected {WEIGHTS[0]}, or shards with {WEIGHTS[1]}")
 
 
 def _from_files(source: str, config: ModelConfig, *, local: bool = True) -> Opened:
-    """Model and tokenizer from Hugging Face files.
+    """Model and tokenizer from Hugging Face files: a directory, the cache, or (not `local`) the hub.
 
     Raises:
-        ConfigError: if they cannot be read.
+        ConfigError: if the model cannot be read. A tokenizer that cannot be is told when texts need one.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    rules: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
+    dtype = getattr(torch, config.dtype)
     try:
-        dtype = getattr(torch, config.dtype)
-        model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, dtype=dtype, **rules)
-        tokenizer = AutoTokenizer.from_pretrained(source, **rules)
+        model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, dtype=dtype, **_rules(local))
     except LOAD_ERRORS as error:
-        raise ConfigError(f"model.name: {config.name} cannot be loaded: {_first_line(error)}") from error
+        raise ConfigError(f"model.name: {config.name} cannot be loaded: {_why(error, config.name)}") from error
     context = getattr(model.config, "max_position_embeddings", None)
-    return Opened(model, tokenizer, context if isinstance(context, int) else None)
+    opened = Opened(model, None, context if isinstance(context, int) else None)
+    return _with_tokenizer(opened, source, config.name, local=local)
+
+
+def _rules(local: bool) -> dict[str, Any]:
+    return {"local_files_only": local, "trust_remote_code": False}
+
+
+def _with_tokenizer(opened: Opened, source: str, name: str, *, local: bool) -> Opened:
+    """With the tokenizer of the same files, if they hold one."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **_rules(local))
+    except LOAD_ERRORS as error:
+        return replace(opened, no_tokenizer=f"no tokenizer of {name} can be loaded: {_why(error, name)}")
+    # Some classes are content without files, and then know no token but the special ones.
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        return replace(opened, no_tokenizer=f"{name} holds no tokenizer (tokenizer.json and tokenizer_config.json)")
+    if tokenizer.pad_token_id is None:  # any token will do: padding is neither attended nor scored
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return replace(opened, tokenizer=tokenizer)
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------------
 
 
 def _from_hub(config: ModelConfig) -> Opened:
+    cached, failure = None, ""
     try:
-        return _from_files(config.name, config)  # from the cache: no network, and no waiting for one
-    except ConfigError:
-        pass
-    why = _unreachable(config.name)
-    if why is not None:
+        cached = _from_files(config.name, config)  # from the cache: no network, and no waiting for one
+    except ConfigError as error:
+        failure = str(error).removeprefix(f"model.name: {config.name} ")
+    if cached is not None and cached.tokenizer is not None:
+        return cached
+    away = _unreachable(config.name)
+    if away is None:
+        if cached is None:
+            return _from_files(config.name, config, local=False)
+        return _with_tokenizer(cached, config.name, config.name, local=False)
+    if cached is not None:  # weights without a tokenizer, which token ids do not need
+        return replace(cached, no_tokenizer=f"the local Hugging Face cache holds none of {config.name}, and {away}")
+    if _is_cached(config.name):
         raise ConfigError(
-            f"model.name: '{config.name}' is no bundled model ({', '.join(NAMES)}), no directory and not in the local "
-            f"Hugging Face cache, and {why}"
+            f"model.name: '{config.name}' is in the local Hugging Face cache only in part ({failure}), and {away}"
         )
-    return _from_files(config.name, config, local=False)
+    raise ConfigError(
+        f"model.name: '{config.name}' is no bundled model ({', '.join(NAMES)}), no directory and not in the local "
+        f"Hugging Face cache, and {away}"
+    )
+
+
+def _is_cached(name: str) -> bool:
+    """Whether the cache of this machine holds anything of a model."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError:
+        return False
 
 
 def _unreachable(name: str) -> str | None:
-    """Why a model cannot come from the hub, asked once: a download would try for most of a minute."""
+    """Why a model cannot come from the hub, asked once: a download would try for minutes."""
     from huggingface_hub import model_info
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     try:
-        model_info(name, timeout=10)
+        model_info(name, timeout=HUB_SECONDS)
     except HFValidationError:
         return "that is no name of a model on the hub either"
     except RepositoryNotFoundError:
         return "the hub has no such model, or does not show it to you"
+    except OfflineModeIsEnabled:
+        return "the hub is not asked, because HF_HUB_OFFLINE is set"
     except Exception as error:  # the network's errors: their classes are another in each version of the client
         return f"the hub cannot be reached ({_first_line(error)})"
     return None
 
 
-def _on_bridge(opened: Opened, config: ModelConfig) -> Opened:
+# --- hosts ------------------------------------------------------------------------------------------------------------
+
+
+def _on_bridge(opened: Opened, config: ModelConfig, device: str) -> Opened:
     """The model in a TransformerBridge, its weights as they are."""
     import torch
     from transformer_lens.model_bridge import TransformerBridge
 
+    if opened.tokenizer is None:  # it would look for one on the hub
+        raise ConfigError(f"model.host: TransformerLens needs a tokenizer, and {opened.no_tokenizer}; try host: torch")
     try:
         bridge = TransformerBridge.boot_transformers(
             str(opened.model.config._name_or_path or config.name),
             hf_model=opened.model,
-            tokenizer=opened.tokenizer,
-            device=config.device,
+            tokenizer=copy.deepcopy(opened.tokenizer),  # it sets tokens of its own
+            device=device,
             dtype=getattr(torch, config.dtype),
         )
     except LOAD_ERRORS as error:
@@ -152,73 +227,35 @@ def _on_bridge(opened: Opened, config: ModelConfig) -> Opened:
     return replace(opened, model=bridge.eval())
 
 
-# --- texts ------------------------------------------------------------------------------------------------------------
+def _in_nnsight(opened: Opened) -> Opened:
+    """The model in nnsight, which leaves it as it is."""
+    import nnsight
+
+    if opened.tokenizer is None:
+        return replace(opened, model=nnsight.NNsight(opened.model))
+    tokenizer = copy.deepcopy(opened.tokenizer)  # it changes the side that is padded
+    return replace(opened, model=nnsight.TransformersModel(opened.model, tokenizer=tokenizer))
 
 
-def open_data(config: DataConfig, opened: Opened, field: str = "data") -> Batch:
-    """The examples that a configuration names, tokenised.
+# --- messages ---------------------------------------------------------------------------------------------------------
 
-    Args:
-        config: which texts.
-        opened: the model that will read them.
-        field: name of the configuration's field, for messages.
 
-    Raises:
-        ConfigError: if a file cannot be read, or has too few texts, or too long ones.
-    """
-    if config.domain is not None:
-        found = zoo.load("domains").texts(config.domain, tokens=config.tokens or DOMAIN_TOKENS)
-        count = config.count or DOMAIN_COUNT
-    else:
-        assert config.file is not None
-        path = Path(config.file)
-        found = read_lines(path, field) if config.field is None else read_jsonl(path, config.field, field)
-        count = config.count or len(found)
-    if count > len(found):
-        raise ConfigError(f"{field}.count: {count} texts were asked for, and there are {len(found)}")
-    data = batch(found[:count], tokenizer=opened.tokenizer, positions=config.positions)
-    if opened.context is not None and data.length is not None and data.length > opened.context:
-        raise ConfigError(
-            f"{field}: the longest text has {data.length} tokens, and the model reads at most {opened.context}: cut it"
+def _why(error: BaseException, name: str) -> str:
+    """What went wrong, in one line."""
+    from huggingface_hub.errors import GatedRepoError
+
+    if any(isinstance(one, GatedRepoError) for one in _chain(error)):
+        return (
+            "the hub gives it only to those who have accepted its terms: accept them at "
+            f"https://huggingface.co/{name}, then type: hf auth login"
         )
-    return data
+    return _first_line(error)
 
 
-def read_lines(path: Path, field: str) -> list[str]:
-    """The lines of a text file that are not blank.
-
-    Raises:
-        ConfigError: if it cannot be read, or has none.
-    """
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise ConfigError(f"{field}.file: {path} cannot be read: {why}") from error
-    if not lines:
-        raise ConfigError(f"{field}.file: {path} holds no text: expected one on each line")
-    return lines
-
-
-def read_jsonl(path: Path, name: str, field: str) -> list[str]:
-    """The text called `name` of each object in a file of JSON lines.
-
-    Raises:
-        ConfigError: if the file cannot be read, or a line of it is no object with that text.
-    """
-    texts: list[str] = []
-    for number, line in enumerate(read_lines(path, field), 1):
-        try:
-            item = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{field}.file: text {number} of {path} is no JSON: {error}") from error
-        if not isinstance(item, dict) or not isinstance(item.get(name), str):
-            came = f"an object with {', '.join(map(str, item))}" if isinstance(item, dict) else type(item).__name__
-            raise ConfigError(
-                f"{field}.field: text {number} of {path} should be an object with a text '{name}'; it is {came}"
-            )
-        texts.append(item[name])
-    return texts
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _first_line(error: BaseException) -> str:

@@ -30,7 +30,8 @@ from ablationlens.results import Attribution
 from ablationlens.runs import config as configs
 from ablationlens.runs import config_file
 from ablationlens.runs.config import MethodConfig, RunConfig
-from ablationlens.runs.loading import Opened, open_data, open_model
+from ablationlens.runs.loading import Opened, open_model
+from ablationlens.runs.texts import open_data
 from ablationlens.solvers import check_draws
 
 CONFIG = "config.yaml"
@@ -167,8 +168,8 @@ def _ablation(config: RunConfig, data: Batch, opened: Opened) -> Ablation:
 
 def _output(config: RunConfig) -> Output:
     match config.output.choice:
-        case "margin", _:
-            return Margin()
+        case _, configs.MarginConfig(classes=classes):
+            return Margin(classes)
         case "cross_entropy", _:
             return CrossEntropy()
         case _, configs.LogitConfig(token=token):
