@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablationlens.edits import Lerp, LowRank, lerp, low_rank
+from ablationlens.edits import Coded, Lerp, LowRank, coded, lerp, low_rank
 from tests.models import close
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -115,3 +115,45 @@ def test_gates_in_float32_do_not_widen_a_half_precision_activation() -> None:
     edited = lerp(out, Lerp(torch.full((2, 4), 0.5), torch.zeros(4)))
     assert edited.dtype == torch.bfloat16
     assert close(edited.float(), out.float() / 2, 1e-2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("code_dtype", [torch.float32, torch.float64])
+def test_coded_is_bit_equal_where_everything_is_kept(dtype: torch.dtype, code_dtype: torch.dtype) -> None:
+    out, W = randn(2, 3, 5, dtype=dtype), randn(5, 7, seed=1, dtype=code_dtype)
+    edit = Coded(lambda x: (x.to(W) @ W).relu(), lambda codes: codes @ W.T, torch.zeros(2, 1, 7), randn(7, seed=2))
+    edited = coded(out, out, edit)
+    assert edited.dtype == dtype
+    assert torch.equal(edited, out)
+
+
+def test_coded_is_the_equation() -> None:
+    """write += decode((1 - mask) * (replacement - encode(read))), one code after the other."""
+    f64 = torch.float64
+    out, read = randn(2, 3, 4, dtype=f64), randn(2, 3, 5, seed=1, dtype=f64)
+    W, D, stand_in = (randn(*shape, seed=seed, dtype=f64) for seed, shape in enumerate([(5, 7), (7, 4), (2, 3, 7)], 2))
+    mask = torch.rand(2, 1, 7, dtype=f64)
+    codes = torch.tanh(read @ W)
+    expected = out.clone()
+    for row in range(2):
+        for code in range(7):
+            difference = stand_in[row, :, code] - codes[row, :, code]
+            expected[row] += (1 - mask[row, 0, code]) * difference[:, None] * D[code]
+    before = out.clone()
+    edit = Coded(lambda x: torch.tanh(x @ W), lambda codes: codes @ D, 1 - mask, stand_in)
+    assert torch.allclose(coded(out, read, edit), expected, atol=1e-12)
+    assert torch.equal(out, before)
+
+
+def test_coded_is_differentiable_in_gate_stand_in_and_activation() -> None:
+    f64 = torch.float64
+    W, D = randn(5, 7, dtype=f64), randn(7, 4, seed=1, dtype=f64)
+    off = torch.rand(2, 1, 7, dtype=f64, requires_grad=True)
+    stand_in, read, out = (
+        randn(*shape, seed=seed, dtype=f64).requires_grad_()
+        for seed, shape in enumerate([(7,), (2, 3, 5), (2, 3, 4)], 2)
+    )
+    assert torch.autograd.gradcheck(
+        lambda o, s, r, x: coded(x, r, Coded(lambda y: torch.tanh(y @ W), lambda c: c @ D, o, s)),
+        (off, stand_in, read, out),
+    )

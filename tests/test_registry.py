@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import ablationlens as al
 from ablationlens.sites import Coordinates, Cut, RankOne, Site, Tap
-from tests import models
+from tests import models, own_sites
 from tests.conftest import Host, host_of
 
 
@@ -243,6 +243,39 @@ def test_json_round_trip_of_every_kind(host: Host) -> None:
         assert al.Registry.from_json(some.to_json()).names == some.names
 
 
+@pytest.mark.parametrize("groups", [None, 8, [[0, 9], [3]]])
+def test_json_keeps_addresses_axis_and_groups_of_ones_own_sites(gpt2: Host, groups: object) -> None:
+    registry = gpt2.adapter.registry(["head", own_sites.residual("gpt2", groups=groups)])
+    back = al.Registry.from_json(registry.to_json())
+    assert back == registry
+    assert back.names == registry.names
+    assert [part.site for part in back.parts] == [part.site for part in registry.parts]
+    location = back.parts[-1].site.read.location
+    assert location is not None
+    assert dict(location.addresses) == own_sites.addresses("gpt2")
+    some = registry.select(where=lambda c: c.index % 2 == 0)
+    assert al.Registry.from_json(some.to_json()).names == some.names
+
+
+def test_sites_of_ones_own_are_chosen_and_counted_like_others(torch_gpt2: Host) -> None:
+    registry = torch_gpt2.adapter.registry(["head", own_sites.residual("gpt2")])
+    assert registry.select(kind="custom").names == tuple(f"L0.resid_post {i}" for i in range(8))
+    assert registry.select(module="resid_post") == registry.select(kind="custom")
+    assert registry.select(name="L0.resid_post [12]").names == ("L0.resid_post 1", "L0.resid_post 2")
+    assert registry.frame()["kind"].value_counts().to_dict() == {"head": 8, "custom": 8}
+    assert "custom" in repr(registry)
+
+
+@pytest.mark.parametrize(
+    "location", [{}, {"addresses": 3, "axis": -1}, {"addresses": {"torch": "x"}}, {"addresses": {}, "axis": "a"}, 7]
+)
+def test_damaged_addresses_in_json_are_refused(torch_gpt2: Host, location: object) -> None:
+    text = json.loads(torch_gpt2.adapter.registry(own_sites.residual("gpt2")).to_json())
+    text["sites"][0]["read"][3] = location
+    with pytest.raises(al.InputError, match="not the JSON of a registry"):
+        al.Registry.from_json(json.dumps(text))
+
+
 def test_json_keeps_the_factors_bitwise(torch_gpt2: Host) -> None:
     V, U = models.given_factors(torch_gpt2.reference, 0, "attn.q")
     registry = torch_gpt2.adapter.registry("rank_one", factors={(0, "q"): (V.double(), U.to(torch.bfloat16))})
@@ -349,3 +382,14 @@ def test_factors_that_are_no_tensors_or_have_no_address_are_refused(gpt2: Host) 
         gpt2.adapter.registry("rank_one", factors={(0, "mlp.in"): (V.numpy(), U.numpy())})  # type: ignore[dict-item]
     with pytest.raises((al.InputError, TypeError), match=r"\(layer, module\)|factors"):
         gpt2.adapter.registry("rank_one", factors={"L0.mlp.in": (V, U)})  # type: ignore[dict-item]
+
+
+def test_an_index_beyond_the_components_of_a_site_says_how_many_there_are() -> None:
+    adapter = host_of("torch", "llama").adapter  # 4 query heads of 8 features, 2 key/value heads
+    for kind, name, match in [
+        ("head", "L0.head 99", "L0.head goes from 0 to 3; did you mean"),
+        ("row", "L1.attn.k row 16", "L1.attn.k row goes from 0 to 15 .rows of keys and values count key/value heads"),
+        ("row", "L1.attn.q row 32", "L1.attn.q row goes from 0 to 31; did you mean"),
+    ]:
+        with pytest.raises(al.UnknownNameError, match=match):
+            adapter.registry(kind).column(name)

@@ -14,12 +14,17 @@ from ablationlens.ablations import Mean as Mean
 from ablationlens.ablations import Resample as Resample
 from ablationlens.ablations import Scale as Scale
 from ablationlens.ablations import Zero as Zero
+from ablationlens.adapters.architectures import Architecture as Architecture
 from ablationlens.adapters.base import Adapter as Adapter
 from ablationlens.adapters.dispatch import adapt as adapt
 from ablationlens.attribution import coar as coar
 from ablationlens.attribution import leave_one_out as leave_one_out
+from ablationlens.basis import Basis as Basis
+from ablationlens.custom import CustomSite as CustomSite
+from ablationlens.custom import custom_site as custom_site
 from ablationlens.data import Batch as Batch
 from ablationlens.data import batch as batch
+from ablationlens.dictionary import Dictionary as Dictionary
 from ablationlens.errors import AblationLensError as AblationLensError
 from ablationlens.errors import AdapterError as AdapterError
 from ablationlens.errors import ConfigError as ConfigError
@@ -30,6 +35,8 @@ from ablationlens.errors import StoreError as StoreError
 from ablationlens.errors import UnknownNameError as UnknownNameError
 from ablationlens.evaluate import Scores as Scores
 from ablationlens.evaluate import evaluate as evaluate
+from ablationlens.explain import Explanation as Explanation
+from ablationlens.explain import explain as explain
 from ablationlens.masked_model import MaskedModel as MaskedModel
 from ablationlens.masks import AllMasks as AllMasks
 from ablationlens.masks import Balanced as Balanced

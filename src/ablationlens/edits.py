@@ -7,11 +7,13 @@ Every ablation of every kind is
 For coordinates (rows, columns, heads, neurons, filters) that is one fused, differentiable call, a `Lerp`. For parts
 that are read in one place and written in another (rank-one parts, columns of a projection of a fused matrix) it is a
 `LowRank`. Both hold ``off = 1 - mask``, are exact at both ends for finite values in every dtype, and hold nothing but
-tensors and slices, so that a body which runs elsewhere can carry them.
+tensors and slices, so that a body which runs elsewhere can carry them. For a basis of the user's own it is a `Coded`,
+the equation as it stands, which also holds the two functions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -60,7 +62,23 @@ class LowRank(NamedTuple):
     features: Features
 
 
-Edit: TypeAlias = Lerp | LowRank
+class Coded(NamedTuple):
+    """Replace codes of one activation, and write the difference: ``out + decode(off * (stand_in - encode(read)))``.
+
+    Attributes:
+        encode: from the activation as the host holds it to codes, in the last axis.
+        decode: from codes to what they contribute to the written activation, as the host holds it; linear.
+        off: 1 - gate of each code, broadcastable to the codes.
+        stand_in: code of an ablated component, broadcastable to the codes.
+    """
+
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    off: Tensor
+    stand_in: Tensor
+
+
+Edit: TypeAlias = Lerp | LowRank | Coded
 
 
 def lerp(out: Tensor, edit: Lerp, *, in_place: bool = False) -> Tensor:
@@ -90,10 +108,16 @@ def low_rank(out: Tensor, read: Tensor, edit: LowRank) -> Tensor:
         own = torch.lerp(own, edit.write_stand_in.to(own), off_remainder)
     own = own + (kept * codes) @ edit.U.to(codes)
     if isinstance(edit.features, Tensor):
-        return out.index_copy(-1, edit.features, own)
+        return out.index_copy(-1, edit.features.to(out.device), own)
     if edit.features == slice(0, out.shape[-1]):
         return own
     return torch.cat([out[..., : edit.features.start], own, out[..., edit.features.stop :]], dim=-1)
+
+
+def coded(out: Tensor, read: Tensor, edit: Coded) -> Tensor:
+    """Apply a `Coded` to `out`, given the activation `read` that is encoded."""
+    codes = edit.encode(read)
+    return out + edit.decode(_like(edit.off, codes) * (_like(edit.stand_in, codes) - codes)).to(out)
 
 
 def _like(tensor: Tensor, out: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -16,6 +16,7 @@ from typing import Any, SupportsIndex
 import pandas as pd
 from safetensors import SafetensorError
 
+from ablationlens.basis import Basis
 from ablationlens.errors import AblationLensError, InputError, OverlapError, UnknownNameError
 from ablationlens.sites import Component, RankOne, Site
 
@@ -50,7 +51,8 @@ class Registry:
     """An ordered set of components that do not overlap.
 
     Column j of every mask is component j. Components of one site are in the order of their features, so cutting a
-    mask by sites is slicing. Registries hold logical names only: the same registry serves every host of a model.
+    mask by sites is slicing. Registries hold logical names and, for sites of the user's own, an address for each
+    host: the same registry serves every host of a model.
 
     Args:
         sites: places to cut, each with the indices of its components (None: all of them).
@@ -135,10 +137,20 @@ class Registry:
             return operator.index(component) % len(self)
         name = component if isinstance(component, str) else component.name
         if name not in self._columns:
-            near = get_close_matches(name, self.names, n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}?" if near else f"names look like {', '.join(self.names[:3])}"
-            raise UnknownNameError(f"no component '{name}' in this registry of {len(self)}: {hint}")
+            raise UnknownNameError(f"no component '{name}' in this registry of {len(self)}: {self._hint(name)}")
         return self._columns[name]
+
+    def _hint(self, name: str) -> str:
+        """What there is, for a name that is not in the registry."""
+        stem, _, number = name.rpartition(" ")
+        part = next((part for part in self.parts if part.site.name(0).rpartition(" ")[0] == stem), None)
+        beyond = ""
+        if part is not None and number.isdigit() and int(number) >= part.site.basis.components:
+            shared = part.site.kind == "row" and part.site.module.endswith((".k", ".v"))
+            count = " (rows of keys and values count key/value heads, which may be fewer than query heads)"
+            beyond = f"{stem} goes from 0 to {part.site.basis.components - 1}{count if shared else ''}; "
+        near = get_close_matches(name, self.names, n=3, cutoff=0.5)
+        return beyond + (f"did you mean {', '.join(near)}?" if near else f"names look like {', '.join(self.names[:3])}")
 
     # -- choosing and joining -------------------------------------------------------------------------------------
 
@@ -226,30 +238,41 @@ class Registry:
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        """The registry as JSON text: logical names only, the factors of rank-one parts included."""
+        """The registry as JSON text: logical names, addresses of sites of the user's own, factors of rank-one parts.
+
+        Of a basis of the user's own it keeps the size and the fingerprint, not the numbers.
+        """
         return json.dumps({"version": JSON_VERSION, "allow_overlap": self.allow_overlap, "sites": self._sites_json()})
 
     def _sites_json(self) -> list[dict[str, Any]]:
         return [{**part.site.to_json(), "indices": "all" if part.whole else list(part.indices)} for part in self.parts]
 
     @classmethod
-    def from_json(cls, text: str) -> Registry:
+    def from_json(cls, text: str, bases: Mapping[str, Basis] | None = None, *, allow_absent: bool = False) -> Registry:
         """The registry that `to_json` wrote.
 
+        Args:
+            text: what `to_json` wrote.
+            bases: bases of the user's own, by the names of their sites: ``{"L3.sae": basis}``, or ``{"sae": basis}``
+                in every layer. JSON keeps their fingerprints alone.
+            allow_absent: leave out bases that are not given; such a registry has names and tables, and cannot run.
+
         Raises:
-            InputError: if the text is not such JSON, or of a later version.
+            InputError: if the text is not such JSON, or of a later version; if a basis is missing, or another one.
         """
         try:
             data = json.loads(text)
             if data["version"] != JSON_VERSION:
                 raise InputError(f"registry JSON of version {data['version']}; this version reads {JSON_VERSION}")
+            known = bases if bases is not None or allow_absent else {}
             sites = [
-                (Site.from_json(site), None if site["indices"] == "all" else site["indices"]) for site in data["sites"]
+                (Site.from_json(site, known), None if site["indices"] == "all" else site["indices"])
+                for site in data["sites"]
             ]
             return cls(sites, allow_overlap=data["allow_overlap"])
         except AblationLensError:
             raise
-        except (KeyError, TypeError, ValueError, ArithmeticError, SafetensorError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, SafetensorError) as error:
             raise InputError(f"not the JSON of a registry ({type(error).__name__}: {error})") from error
 
     @cached_property

@@ -117,7 +117,7 @@ class Attribution:
                 header["method"],
                 arrays["weights"],
                 arrays["bias"],
-                Registry.from_json(header["registry"]),
+                Registry.from_json(header["registry"], allow_absent=True),  # tables and figures need no basis
                 header["examples"],
                 provenance=header["provenance"],
                 unidentified=None if flags is None else flags.astype(bool),

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import safetensors.torch
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ablationlens.absent import described, found
+from ablationlens.basis import Basis
 from ablationlens.errors import InputError
 from ablationlens.types import Side
 
@@ -36,6 +39,14 @@ class Location:
     addresses: tuple[tuple[str, str], ...]
     axis: int = -1
 
+    def to_json(self) -> dict[str, Any]:
+        return {"addresses": dict(self.addresses), "axis": self.axis}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Location:
+        addresses: dict[str, str] = {str(host): str(address) for host, address in data["addresses"].items()}
+        return cls(tuple(sorted(addresses.items())), int(data["axis"]))
+
 
 @dataclass(frozen=True, order=True)
 class Tap:
@@ -51,6 +62,14 @@ class Tap:
 
     def __str__(self) -> str:
         return f"L{self.layer}.{self.module}.{self.side}"
+
+    def to_json(self) -> list[Any]:
+        logical = [self.layer, self.module, self.side]
+        return logical if self.location is None else [*logical, self.location.to_json()]
+
+    @classmethod
+    def from_json(cls, data: list[Any]) -> Tap:
+        return cls(*data[:3], *(Location.from_json(location) for location in data[3:]))
 
 
 @dataclass(frozen=True)
@@ -73,6 +92,49 @@ class Coordinates:
 
     def to_json(self) -> dict[str, Any]:
         return {"basis": "coordinates", "features": self.features, "block": self.block}
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Features of an activation in groups of any kind; features in no group are always kept."""
+
+    features: int
+    groups: tuple[tuple[int, ...], ...]
+
+    @property
+    def components(self) -> int:
+        return len(self.groups)
+
+    def members(self, index: int) -> tuple[int, ...]:
+        """Features of one component."""
+        return self.groups[index]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"basis": "grouped", "features": self.features, "groups": [list(group) for group in self.groups]}
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Components of a basis of the user's own: each holds one code, or a group of them.
+
+    Attributes:
+        basis: how the activation is written as codes.
+        groups: how the codes are grouped into components.
+    """
+
+    basis: Basis
+    groups: Coordinates | Grouped
+
+    @property
+    def components(self) -> int:
+        return self.groups.components
+
+    def members(self, index: int) -> Sequence[int]:
+        """Codes of one component."""
+        return self.groups.members(index)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"basis": "codes", "of": described(self.basis), "groups": self.groups.to_json()}
 
 
 @dataclass(frozen=True)
@@ -143,26 +205,38 @@ class RankOne:
         return {"basis": "rank_one", "factors": base64.b64encode(safetensors.torch.save(factors)).decode()}
 
 
-Basis: TypeAlias = Coordinates | Projected | RankOne
+Cutting: TypeAlias = Coordinates | Grouped | Codes | Projected | RankOne
 """How the activation at a site is cut into components."""
 
 
-def basis_from_json(data: dict[str, Any]) -> Basis:
-    """The basis that `to_json` wrote.
+def cutting_from_json(data: dict[str, Any], owner: str = "", bases: Mapping[str, Basis] | None = None) -> Cutting:
+    """What `to_json` wrote.
+
+    Args:
+        data: the form of one site.
+        owner: name of the site, for a basis of the user's own.
+        bases: bases of the user's own by the names of their sites; None leaves them absent.
 
     Raises:
-        InputError: for a form that this version does not know.
+        InputError: for a form that this version does not know, or a basis that is not given.
     """
     match data:
         case {"basis": "coordinates", "features": int(features), "block": int(block)}:
             return Coordinates(features, block)
+        case {"basis": "grouped", "features": int(features), "groups": list(groups)}:
+            return Grouped(features, tuple(tuple(int(feature) for feature in group) for group in groups))
+        case {"basis": "codes", "of": dict(description), "groups": dict(groups)}:
+            cut = cutting_from_json(cast("dict[str, Any]", groups))
+            if isinstance(cut, Coordinates | Grouped):
+                return Codes(found(cast("dict[str, Any]", description), owner, bases), cut)
         case {"basis": "projected", "features": int(features)}:
             return Projected(features)
         case {"basis": "rank_one", "factors": str(factors)}:
             tensors = safetensors.torch.load(base64.b64decode(factors))
             return RankOne(tensors["V"], tensors["U"])
         case _:
-            raise InputError(f"unknown basis in registry JSON: {str(data)[:120]}")
+            pass
+    raise InputError(f"unknown basis in registry JSON: {str(data)[:120]}")
 
 
 @dataclass(frozen=True)
@@ -170,7 +244,8 @@ class Cut:
     """Which weight a site cuts, and how: the ground on which overlaps are found.
 
     Attributes:
-        weights: logical modules whose weight is cut; `attn.qkv` is named by its parts.
+        weights: logical modules whose weight is cut; `attn.qkv` is named by its parts. A site of the user's own
+            cuts none.
         axis: by rows, by columns or whole.
     """
 
@@ -188,7 +263,7 @@ class Site:
     """Logical module of the components' names; heads and neurons have ``attn`` and ``mlp``."""
     read: Tap
     write: Tap
-    basis: Basis
+    basis: Cutting
     cut: Cut
 
     @property
@@ -196,9 +271,12 @@ class Site:
         return (self.kind, self.layer, self.module)
 
     def name(self, index: int) -> str:
-        """Name of one component, for example ``L3.attn.q row 17`` or ``L5.head 2``."""
+        """Name of one component, such as ``L3.attn.q row 17``, ``L5.head 2``, or ``L5.encoder.attn head 2`` in T5."""
         if self.kind in ("head", "neuron"):
-            return f"L{self.layer}.{self.kind} {index}"
+            where = f"{self.module} " if "." in self.module else ""  # which of several stacks, where there are such
+            return f"L{self.layer}.{where}{self.kind} {index}"
+        if self.kind == "custom":
+            return f"L{self.layer}.{self.module} {index}"
         match self.basis:
             case RankOne() if index == self.basis.components - 1:
                 return f"L{self.layer}.{self.module} remainder"
@@ -214,21 +292,22 @@ class Site:
             "kind": self.kind,
             "layer": self.layer,
             "module": self.module,
-            "read": [self.read.layer, self.read.module, self.read.side],
-            "write": [self.write.layer, self.write.module, self.write.side],
+            "read": self.read.to_json(),
+            "write": self.write.to_json(),
             "basis": self.basis.to_json(),
             "cut": {"weights": list(self.cut.weights), "axis": self.cut.axis},
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Site:
+    def from_json(cls, data: dict[str, Any], bases: Mapping[str, Basis] | None = None) -> Site:
+        owner = f"L{data['layer']}.{data['module']}"
         return cls(
             kind=data["kind"],
             layer=data["layer"],
             module=data["module"],
-            read=Tap(*data["read"]),
-            write=Tap(*data["write"]),
-            basis=basis_from_json(data["basis"]),
+            read=Tap.from_json(data["read"]),
+            write=Tap.from_json(data["write"]),
+            basis=cutting_from_json(data["basis"], owner, bases),
             cut=Cut(tuple(data["cut"]["weights"]), data["cut"]["axis"]),
         )
 
@@ -239,7 +318,7 @@ class Component:
 
     site: Site
     index: int
-    """Which part of the site: the row, column, head, block, neuron, filter or rank-one part."""
+    """Which part of the site: the row, column, head, block, neuron, filter, rank-one part, feature, group or code."""
 
     @property
     def name(self) -> str:

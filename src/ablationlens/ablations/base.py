@@ -54,14 +54,9 @@ def chunks(data: Batch, rows: int = ROWS) -> Iterator[Batch]:
 
 
 def read_examples(plan: Plan, data: Batch) -> dict[Tap, Tensor]:
-    """Activations of the unmodified model at the plan's taps, for every example: [example, position, feature]."""
-    parts = [plan.adapter.read(chunk.to(plan.adapter.device), plan.taps) for chunk in chunks(data)]
+    """Activations (or codes) of the unmodified model at the plan's taps, for every example."""
+    parts = [plan.read(chunk.to(plan.adapter.device)) for chunk in chunks(data)]
     return {tap: torch.cat([part[tap] for part in parts]) for tap in plan.taps}
-
-
-def feature_axis(plan: Plan, tap: Tap) -> int:
-    """Axis of features in activations [example, ...] at a tap: -1, or 1 for a convolution."""
-    return plan.adapter.place(tap).feature_axis
 
 
 def same_shape(ours: Batch, theirs: Batch, what: str) -> None:
@@ -92,8 +87,3 @@ def same_padding(ours: Tensor | None, theirs: Tensor | None, what: str) -> None:
 def stream(name: str, tap: Tap) -> str:
     """Stream of random numbers for a site: a replacement depends on (seed, example, site) alone."""
     return f"{name}:{tap}"
-
-
-def constant(value: Tensor, axis: int, axes_after: int = 2) -> Tensor:
-    """A vector over features in the shape that broadcasts to [example, ...] activations."""
-    return value if axis == -1 else value.reshape(-1, *([1] * axes_after))

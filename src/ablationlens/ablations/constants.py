@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ablationlens.ablations.base import Ablation, check_batch, chunks, constant, feature_axis
-from ablationlens.adapters.plan import Factored, Plan, Replacements
+from ablationlens.ablations.base import Ablation, check_batch, chunks
+from ablationlens.adapters.base import Place
+from ablationlens.adapters.plan import Plan, Replacements
+from ablationlens.adapters.steps import Factored
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
+from ablationlens.layout import reads_encoder
 from ablationlens.sites import Tap
 
 
@@ -20,7 +23,7 @@ class Zero(Ablation):
     """Zero ablation: the weights of the part are 0.
 
     A row keeps its bias, as in the COAR reference (arXiv 2404.11534), which zeroes weights and not biases; heads,
-    columns and neurons are cut at an input and are 0 there.
+    columns and neurons are cut at an input and are 0 there. Sites of the user's own have no weight, and are 0.
 
     Args:
         include_bias: zero the bias of a row too, so that the output feature is 0.
@@ -29,22 +32,12 @@ class Zero(Ablation):
     include_bias: bool = False
 
     def bind(self, plan: Plan, data: Batch) -> Replacements:
-        values = {tap: self._origin(plan, tap) for tap in plan.taps}
+        values = {tap: plan.origin(tap, include_bias=self.include_bias) for tap in plan.taps}
         if self.include_bias:
             for step in plan.steps:
                 if isinstance(step, Factored) and step.remainder is not None:
-                    values[step.write_tap] = self._origin(plan, step.write_tap)
+                    values[step.write_tap] = plan.origin(step.write_tap, include_bias=True)
         return Replacements(values, per_example=False)
-
-    def _origin(self, plan: Plan, tap: Tap) -> Tensor:
-        adapter = plan.adapter
-        module = adapter.layout.module(tap.layer, tap.module)
-        axis = feature_axis(plan, tap)
-        features = module.rows if tap.side == "out" else module.columns
-        bias = adapter.bias(tap.layer, tap.module) if tap.side == "out" and not self.include_bias else None
-        if bias is None:
-            bias = torch.zeros(features, device=adapter.device, dtype=adapter.dtype)
-        return constant(bias, axis, adapter.place(tap).axes - 2)
 
     def describe(self) -> dict[str, Any]:
         return {"ablation": "Zero", "include_bias": self.include_bias}
@@ -96,23 +89,25 @@ class Mean(Ablation):
                 f"a mean per position needs data of the same length: the means have {self.data.length} positions, "
                 f"the data {data.length}. Pool the positions instead: al.Mean(data)"
             )
+        held = {tap: plan.held(tap) for tap in plan.taps}
         sums: dict[Tap, Tensor] = {}
         counts: dict[Tap, Tensor] = {}
+        dtypes: dict[Tap, torch.dtype] = {}
         for chunk in chunks(self.data):
             here = chunk.to(plan.adapter.device)
-            for tap, values in plan.adapter.read(here, plan.taps).items():
-                total, count = _total(values.double(), here.attended, feature_axis(plan, tap))
+            for tap, values in plan.read(here).items():
+                attended = here.encoder_attended if reads_encoder(tap.module) else here.attended
+                total, count = _total(values.double(), attended, held[tap])
                 sums[tap] = sums[tap] + total if tap in sums else total
                 counts[tap] = counts[tap] + count if tap in counts else count
-        dtype = plan.adapter.dtype
-        means = {tap: self._mean(sums[tap], counts[tap], feature_axis(plan, tap)) for tap in plan.taps}
-        return Replacements({tap: mean.to(dtype) for tap, mean in means.items()}, per_example=False)
+                dtypes[tap] = torch.promote_types(values.dtype, plan.adapter.dtype)  # codes may be finer than the model
+        means = {tap: self._mean(sums[tap], counts[tap], held[tap]).to(dtypes[tap]) for tap in plan.taps}
+        return Replacements(means, per_example=False)
 
-    def _mean(self, total: Tensor, count: Tensor, axis: int) -> Tensor:
-        """Mean from the sums and counts of [position, feature], [feature] or [channel, ...] entries."""
-        feature = 0 if axis == 1 else total.ndim - 1
-        pooled_axes = [other for other in range(total.ndim) if other != feature]
+    def _mean(self, total: Tensor, count: Tensor, held: Place) -> Tensor:
+        """Mean from the sums and counts of entries without the example axis."""
         counts = count.expand_as(total)
+        pooled_axes = [axis - 1 for axis in held.pooled]
         pooled = (
             total.sum(pooled_axes, keepdim=True) / counts.sum(pooled_axes, keepdim=True)
             if pooled_axes
@@ -126,15 +121,18 @@ class Mean(Ablation):
         return {"ablation": "Mean", "per_position": self.per_position, "data": self.data.fingerprint()}
 
 
-def _total(values: Tensor, attended: Tensor | None, axis: int) -> tuple[Tensor, Tensor]:
+def _total(values: Tensor, attended: Tensor | None, held: Place) -> tuple[Tensor, Tensor]:
     """Sum over examples, and how many examples each entry counts."""
-    if axis == 1:
-        return values.sum(0), torch.full((1,) * (values.ndim - 1), len(values), device=values.device)
-    if values.ndim == 2:
-        return values.sum(0), torch.tensor([len(values)], device=values.device)
-    real = torch.ones(values.shape[:2], device=values.device, dtype=torch.bool)
-    if attended is not None and attended.shape == real.shape:
-        real = attended.to(values.device)
-    real = real.reshape(*real.shape, *[1] * (values.ndim - 2))
+    real = torch.ones([len(values), *[1] * (values.ndim - 1)], device=values.device, dtype=torch.bool)
+    for axis in held.positions if held.positions is not None else _positions(held):
+        if attended is not None and attended.shape == (len(values), values.shape[axis]):
+            shape = [len(values), *[1] * (values.ndim - 1)]
+            shape[axis] = values.shape[axis]
+            real = real & attended.to(values.device).reshape(shape)
     values = torch.where(real, values, 0.0)  # padding may hold anything, NaN included
     return values.sum(0), real.double().sum(0)
+
+
+def _positions(held: Place) -> tuple[int, ...]:
+    """Axes of positions where nobody tried: that of [example, position, ..., feature]."""
+    return (1,) if held.axes > 2 and held.axis_from_last == -1 else ()

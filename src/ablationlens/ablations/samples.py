@@ -38,6 +38,7 @@ class Counterfactual(Ablation):
             )
         same_shape(data, self.other, "a counterfactual")
         same_padding(data.attended, self.other.attended, "a counterfactual")
+        same_padding(data.encoder_attended, self.other.encoder_attended, "a counterfactual")
         return Replacements(read_examples(plan, self.other), per_example=True)
 
     def describe(self) -> dict[str, Any]:

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from ablationlens.basis import Basis
+from ablationlens.custom import CustomSite
 from ablationlens.data import Batch
 from ablationlens.edits import Edit
 from ablationlens.errors import InputError
@@ -20,6 +23,18 @@ from ablationlens.layout import Layout
 from ablationlens.registry import Registry
 from ablationlens.sites import RankOne, Site, Tap
 from ablationlens.types import Features, Side
+
+
+class View(NamedTuple):
+    """How a host shows an activation to its users: TransformerLens splits heads that the tensor holds side by side.
+
+    Attributes:
+        convert: from the tensor that the module gives to the one that is shown.
+        revert: back again.
+    """
+
+    convert: Callable[[Tensor], Tensor]
+    revert: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +49,14 @@ class Place:
         size: all features of the activation.
         order: rank among all inputs and outputs of modules in the forward pass.
         feature_axis: axis of the features: -1, or 1 for a convolution; 2 for the heads of [batch, position, head, d].
-        axes: number of axes of the activation, the batch included.
+        axes: number of axes of the activation as it is shown, the batch included.
         fresh: whether nothing else reads the tensor, so that it may be edited in place.
         holders: modules whose own hooks may have kept the tensor.
+        shape: of the activation in the dry forward.
+        positions: axes that grow with the input, where that was tried; None where it was not.
+        view: how the host shows the activation, if not as it is; `axes` and `feature_axis` are those of the view.
+        folded: positions of one example in the dry forward, where batch and positions share the first axis of the
+            activation, as in the MLP of OPT; edits and reads see it as [batch, position, feature]. Otherwise 0.
     """
 
     address: str
@@ -49,6 +69,10 @@ class Place:
     axes: int
     fresh: bool
     holders: tuple[nn.Module, ...] = ()
+    shape: tuple[int, ...] = ()
+    positions: tuple[int, ...] | None = None
+    view: View | None = None
+    folded: int = 0
 
     @property
     def key(self) -> tuple[int, Side]:
@@ -57,7 +81,9 @@ class Place:
 
     @property
     def position_axis(self) -> int | None:
-        """Axis of positions, if the activation is [batch, position, feature]."""
+        """Axis of positions, if there is one: that of queries, in an attention pattern."""
+        if self.positions is not None:
+            return self.positions[0] if self.positions else None
         return 1 if self.axes == 3 and self.feature_axis in (-1, 2) else None
 
     @property
@@ -65,9 +91,26 @@ class Place:
         """The tap's own features, as an index of the activation's features."""
         return self.features if isinstance(self.features, Tensor) else torch.arange(self.size)[self.features]
 
+    @property
+    def pooled(self) -> tuple[int, ...]:
+        """Axes over which a mean pools: positions, or patches, or pixels."""
+        if self.positions is not None:
+            return self.positions
+        return tuple(axis for axis in range(1, self.axes) if axis != self.feature_axis % self.axes)
+
+    @property
+    def axis_from_last(self) -> int:
+        """Axis of the features counted from the last, -1: the same for a value without leading axes."""
+        return self.feature_axis if self.feature_axis < 0 else self.feature_axis - self.axes
+
+    def shown(self, activation: Tensor) -> Tensor:
+        """The activation as the host shows it."""
+        return activation if self.view is None else self.view.convert(activation)
+
     def take(self, activation: Tensor) -> Tensor:
-        """The tap's own features of the whole activation."""
-        return activation.movedim(self.feature_axis, -1)[..., self.features].movedim(-1, self.feature_axis)
+        """The tap's own features of the whole activation, as the host shows it."""
+        shown = self.shown(activation).movedim(self.feature_axis, -1)
+        return shown[..., self.features].movedim(-1, self.feature_axis)
 
 
 class Placed(NamedTuple):
@@ -99,7 +142,7 @@ class Adapter(ABC):
 
     def registry(
         self,
-        kinds: str | Sequence[str],
+        kinds: str | CustomSite | Sequence[str | CustomSite],
         *,
         layers: Iterable[SupportsIndex] | SupportsIndex | None = None,
         modules: Sequence[str] | str | None = None,
@@ -111,8 +154,9 @@ class Adapter(ABC):
         """Components of one or several kinds, in the order layer, module, feature.
 
         Args:
-            kinds: "head", "row", "column", "row_block", "matrix", "neuron", "filter", "rank_one", or several.
-            layers: layers to take; all by default.
+            kinds: "head", "row", "column", "row_block", "matrix", "neuron", "filter", "rank_one", a site of
+                `custom_site`, or several of these.
+            layers: layers to take; all by default. Sites of your own say themselves where they are.
             modules: logical modules to take, such as ``["q", "mlp.in"]``; each kind has its own default.
             size: rows of one block, for "row_block".
             factors: for "rank_one": (layer, module) -> (V [in, C], U [C, out]).
@@ -121,24 +165,37 @@ class Adapter(ABC):
 
         Raises:
             UnknownNameError: for a kind, layer or module that the model does not have.
-            InputError: if an option does not fit the kind.
+            InputError: if an option does not fit the kind, or a site of your own does not fit its activation.
             OverlapError: if two kinds cut the same weight in ways that cannot be combined.
+            AdapterError: if this host has no such hook point, or it never fires.
         """
-        names = [kinds] if isinstance(kinds, str) else list(kinds)
+        asked = [kinds] if isinstance(kinds, str | CustomSite) else list(kinds)
+        names = [one for one in asked if isinstance(one, str)]
+        _check_asked(asked, names, layers=layers, modules=modules)
         chosen_layers = None if layers is None else _integers(layers)
         if "rank_one" not in names and (factors is not None or svd is not None):
             raise InputError(f"factors= and svd= belong to kind 'rank_one', not to {', '.join(names)}")
         if "row_block" not in names and size is not None:
             raise InputError(f"size= belongs to kind 'row_block', not to {', '.join(names)}")
-        sites: list[Site] = []
-        for name in names:
-            if name == "rank_one":
-                sites += self._rank_one_sites(chosen_layers, modules, factors, svd)
+        sites: list[tuple[Site, Sequence[int] | None]] = []
+        for one in asked:
+            if isinstance(one, CustomSite):
+                sites.append(self._custom_site(one))
+            elif one == "rank_one":
+                sites += [(site, None) for site in self._rank_one_sites(chosen_layers, modules, factors, svd)]
             else:
-                sites += sites_of(self.layout, name, layers=chosen_layers, modules=modules, size=size)
-        registry = Registry([(site, None) for site in sites], allow_overlap=allow_overlap)
+                found = sites_of(self.layout, one, layers=chosen_layers, modules=modules, size=size)
+                sites += [(site, None) for site in found]
+        registry = Registry(sites, allow_overlap=allow_overlap)
         self.check(registry)
         return registry
+
+    def _custom_site(self, asked: CustomSite) -> tuple[Site, Sequence[int] | None]:
+        read, write = (self.place(tap) for tap in asked.taps)
+        made = asked.site(read.size, read.address)
+        if asked.basis is not None:
+            check_written(asked.basis, asked.owner, write)
+        return made
 
     def _rank_one_sites(
         self,
@@ -206,6 +263,24 @@ class Adapter(ABC):
         """Activations at taps: [batch, position, feature], or [batch, channel, ...] for a convolution."""
 
     @abstractmethod
+    def patterns(
+        self, batch: Batch, layers: Sequence[int] | None = None, attention: str | None = None
+    ) -> dict[int, Float[Tensor, "batch head query key"]]:
+        """The attention patterns of the unmodified model, by layer.
+
+        Args:
+            batch: inputs; patterns of padded queries mean nothing.
+            layers: layers to read; all by default.
+            attention: which attention of a layer, in a model that has several: ``encoder.attn``, ``decoder.attn`` or
+                ``decoder.cross`` in T5.
+
+        Raises:
+            AdapterError: if the attention does not show its pattern; the message says how to load the model.
+            InputError: if the model has several attentions, and `attention` does not say which.
+            UnknownNameError: for a layer or an attention that the model does not have.
+        """
+
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Host, class, dtype, device and fingerprint of the model: JSON-able, compared when a run resumes."""
 
@@ -225,7 +300,7 @@ class Adapter(ABC):
     @property
     @abstractmethod
     def version(self) -> int:
-        """A number that changes when the model's weights are changed in place; see `state.version`."""
+        """A number that changes with the model: weights changed in place (see `state.version`), hooks of the user's."""
 
     @abstractmethod
     def check_data(self, batch: Batch) -> None:
@@ -242,6 +317,28 @@ class Adapter(ABC):
     @property
     def dtype(self) -> torch.dtype:
         return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def check_written(basis: Basis, owner: str, write: Place) -> None:
+    """Refuse a basis that writes more or fewer features than there are.
+
+    Raises:
+        InputError: naming both widths.
+    """
+    if basis.written != write.size:
+        raise InputError(
+            f"the basis of {owner} writes {basis.written} features, and {write.address} has {write.size} features"
+        )
+
+
+def _check_asked(asked: Sequence[Any], names: Sequence[str], *, layers: Any, modules: Any) -> None:
+    wrong = next((one for one in asked if not isinstance(one, str | CustomSite)), None)
+    if wrong is not None or not asked:
+        raise InputError(
+            f"a registry is made of kinds, such as 'head', and sites of al.custom_site(...); got {wrong!r}"
+        )
+    if not names and (layers is not None or modules is not None):
+        raise InputError("layers= and modules= choose among kinds; a site of your own says itself where it is")
 
 
 def _integers(values: Iterable[SupportsIndex] | SupportsIndex) -> list[int]:

@@ -1,7 +1,8 @@
 """Plan: how a registry's components are cut in one host, worked out once and used by every forward pass.
 
 All coordinate sites of one activation become one lerp; parts that are read in one place and written in another become
-one low-rank edit each. Steps are in execution order, and within one activation low-rank edits come first.
+one low-rank edit each, and sites with a basis of the user's own one edit of codes each. Steps are in execution order,
+and within one activation lerps come last.
 """
 
 from __future__ import annotations
@@ -9,17 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from ablationlens.adapters.base import Adapter, Place, Placed
-from ablationlens.edits import Lerp, LowRank
+from ablationlens.adapters.base import Adapter, Place, Placed, check_written
+from ablationlens.adapters.claims import refuse_shared
+from ablationlens.adapters.steps import Cut, Factored, Recoded, Step, rank
+from ablationlens.basis import check_basis
+from ablationlens.data import Batch
+from ablationlens.edits import Coded, Lerp, LowRank
 from ablationlens.errors import InputError
 from ablationlens.kinds import rank_one_site
+from ablationlens.layout import reads_encoder
 from ablationlens.registry import Part, Registry
-from ablationlens.sites import Coordinates, Projected, RankOne, Tap
+from ablationlens.sites import Codes, Coordinates, Grouped, Projected, RankOne, Tap
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +34,8 @@ class Replacements:
     Attributes:
         values: for each read tap, the replacement of its activation: ``[example, position, feature]`` (or
             ``[example, channel, ...]``) if `per_example`, otherwise the same without the example axis, or anything
-            that broadcasts to it, such as ``[feature]``. A written tap of a low-rank site may be given too.
+            that broadcasts to it, such as ``[feature]``. A written tap of a low-rank site may be given too. For a
+            basis of the user's own, the replacement of its codes, ``[example, position, code]``.
         per_example: whether the first axis is the example.
         strength: how far a gate of 0 moves towards the replacement: 1 - gamma for a scaling.
     """
@@ -46,48 +52,8 @@ class Replacements:
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
-    """All coordinate sites of one activation.
-
-    Attributes:
-        place: the whole activation.
-        taps: the taps in it, each with its place.
-        columns: mask columns of the groups, if they are consecutive and complete; otherwise the column of each
-            feature, where the width of the mask stands for "kept".
-        block: features of one group, where `columns` is a slice.
-    """
-
-    place: Place
-    taps: tuple[tuple[Tap, Place], ...]
-    columns: slice | Tensor
-    block: int
-
-
-@dataclass(frozen=True, eq=False)
-class Factored:
-    """One site that is read in one place and written in another.
-
-    Attributes:
-        columns: mask column of each code; the width of the mask stands for "kept".
-        remainder: mask column of the remainder, or None.
-    """
-
-    read: Place
-    write: Place
-    read_tap: Tap
-    write_tap: Tap
-    V: Tensor | None
-    U: Tensor
-    columns: Tensor
-    remainder: int | None
-
-
-Step: TypeAlias = Cut | Factored
-
-
-@dataclass(frozen=True, eq=False)
 class StandIns:
-    """What stands in at each step of a plan: (x', None) for a cut, (x', out') for a factored site."""
+    """What stands in at each step of a plan: (x', None) for a cut, (x', out') for a factored site, (codes, None)."""
 
     steps: tuple[tuple[Tensor, Tensor | None], ...]
     strength: float
@@ -100,6 +66,11 @@ class Plan:
     Args:
         adapter: the host; every tap of the registry is resolved here, so a site that never fires is found now.
         registry: what to cut.
+
+    Raises:
+        AdapterError: if a site never fires, or this host has no address of it.
+        InputError: if the registry was made for a model of other widths.
+        OverlapError: if a site of the user's own and another site claim one feature of an activation.
     """
 
     def __init__(self, adapter: Adapter, registry: Registry) -> None:
@@ -107,52 +78,95 @@ class Plan:
         self.registry = registry
         self.width = len(registry)
         adapter.check(registry)
-        steps = [*self._cuts(), *self._factored()]
-        steps.sort(key=_rank)
+        steps = [*self._cuts(), *self._factored(), *self._recoded()]
+        refuse_shared([(part, adapter.place(self._direct(part) or part.site.write)) for part in registry.parts])
+        steps.sort(key=rank)
         self.steps: tuple[Step, ...] = tuple(steps)
+        self._codes = {step.tap: step for step in steps if isinstance(step, Recoded)}
 
     @property
     def taps(self) -> tuple[Tap, ...]:
         """Taps at which replacements are needed, in execution order."""
         taps: list[Tap] = []
         for step in self.steps:
-            taps += [tap for tap, _ in step.taps] if isinstance(step, Cut) else [step.read_tap]
+            match step:
+                case Cut():
+                    taps += [tap for tap, _, _ in step.taps]
+                case Factored():
+                    taps.append(step.read_tap)
+                case Recoded():
+                    taps.append(step.tap)
         return tuple(dict.fromkeys(taps))
+
+    def held(self, tap: Tap) -> Place:
+        """What the replacement of a tap is like: its axes are those of the activation, or of its codes."""
+        coded = self._codes.get(tap)
+        return self.adapter.place(tap) if coded is None else coded.codes
+
+    def read(self, batch: Batch) -> dict[Tap, Tensor]:
+        """Activations of the unmodified model at the plan's taps, or their codes."""
+        found = self.adapter.read(batch, self.taps)
+        with torch.no_grad():
+            return {
+                tap: self._codes[tap].encode_shown(value) if tap in self._codes else value
+                for tap, value in found.items()
+            }
+
+    def origin(self, tap: Tap, *, include_bias: bool = False) -> Tensor:
+        """What a part is where its weights are 0: its bias, or 0 where it has none, or with `include_bias`.
+
+        Returns:
+            Features of the tap, in the shape that broadcasts to its activation.
+        """
+        held = self.held(tap)
+        size, bias = held.size, None
+        if tap.location is None:
+            module = self.adapter.layout.module(tap.layer, tap.module)
+            size = module.rows if tap.side == "out" else module.columns
+            if tap.side == "out" and not include_bias:
+                bias = self.adapter.bias(tap.layer, tap.module)
+        if bias is None:
+            bias = torch.zeros(size, device=self.adapter.device, dtype=self.adapter.dtype)
+        return bias.reshape(-1, *[1] * (-1 - held.axis_from_last))
 
     @property
     def positional(self) -> bool:
-        """Whether masks may differ between positions."""
-        return all(place.position_axis is not None for place in self._written())
-
-    def _written(self) -> list[Place]:
-        return [step.place if isinstance(step, Cut) else step.write for step in self.steps]
+        """Whether masks may differ between positions, which are those of the logits: an encoder has others."""
+        places = [step.place if isinstance(step, Cut) else step.write for step in self.steps]
+        places += [step.codes for step in self.steps if isinstance(step, Recoded)]
+        in_encoder = any(reads_encoder(part.site.write.module) for part in self.registry.parts)
+        return not in_encoder and all(place.position_axis is not None for place in places)
 
     # -- making the steps -----------------------------------------------------------------------------------------
 
     def _cuts(self) -> list[Cut]:
-        groups: dict[tuple[int, str], list[tuple[Part, Place]]] = {}
+        groups: dict[tuple[int, str, int, bool], list[tuple[Part, Place]]] = {}
         for part in self.registry.parts:
             match part.site.basis:
-                case Coordinates():
+                case Coordinates() | Grouped():
                     place = self.adapter.place(part.site.write)
                 case Projected() if (own := self._direct(part)) is not None:
                     place = self.adapter.place(own)
                 case _:
                     continue
             _same_size(part, place)
-            groups.setdefault(place.key, []).append((part, place))
+            groups.setdefault((*place.key, place.axis_from_last, place.view is None), []).append((part, place))
         return [self._cut(sorted(group, key=lambda item: int(item[1].index[0]))) for group in groups.values()]
 
     def _direct(self, part: Part) -> Tap | None:
         """Where this host lets a projection of a fused matrix be cut at an input of its own, if it does."""
         site = part.site
+        if not isinstance(site.basis, Projected):
+            return None
         own = Tap(site.layer, site.module, "in")
         return own if self.adapter.has(own) else None
 
     def _cut(self, group: list[tuple[Part, Place]]) -> Cut:
         first = group[0][1]
         place = replace(first, features=slice(0, first.size))
-        taps = tuple({part.site.read: at for part, at in group}.items())
+        taps = tuple({part.site.read: (part.site.read, at, None) for part, at in group}.values())
+        if len(taps) > 1:  # a tap of the user's own covers features of other taps too
+            taps = tuple((tap, at, _claimed(group, tap)) for tap, at, _ in taps)
         parts = [part for part, _ in group]
         blocks = {_block(part) for part in parts}
         consecutive = all(a.stop == b.start for a, b in pairwise(parts))
@@ -176,6 +190,38 @@ class Plan:
             if isinstance(part.site.basis, RankOne)
             or (isinstance(part.site.basis, Projected) and self._direct(part) is None)
         ]
+
+    def _recoded(self) -> list[Recoded]:
+        return [
+            self._recode(part, part.site.basis) for part in self.registry.parts if isinstance(part.site.basis, Codes)
+        ]
+
+    def _recode(self, part: Part, cut: Codes) -> Recoded:
+        site, basis = part.site, cut.basis
+        owner = f"L{site.layer}.{site.module}"
+        read, write = self.adapter.place(site.read), self.adapter.place(site.write)
+        _same_size(part, read)
+        check_basis(basis, owner)  # here too: one that was left out of a registry's JSON is missed now
+        check_written(basis, owner, write)
+        if write.key != read.key:
+            _check_order(owner, read, write)
+        groups = [cut.members(index) for index in part.indices]
+        latents = [code for group in groups for code in group]
+        device = self.adapter.device
+        columns: slice | Tensor = slice(part.start, part.stop)
+        if len(latents) > len(groups):
+            sizes = torch.tensor([len(group) for group in groups])
+            columns = torch.arange(part.start, part.stop).repeat_interleave(sizes).to(device)
+        basis = basis.on(device)
+        if latents != list(range(basis.components)):
+            basis = basis.pick(torch.tensor(latents, device=device))
+        feature = read.feature_axis % read.axes
+        positions = None if read.positions is None else tuple(axis - (axis > feature) for axis in read.positions)
+        size = len(latents)
+        codes = replace(
+            read, features=slice(0, size), size=size, feature_axis=-1, positions=positions, shape=(), view=None
+        )
+        return Recoded(read, write, site.read, codes, basis, columns)
 
     def _rank_one(self, part: Part) -> Factored:
         basis = part.site.basis
@@ -226,23 +272,25 @@ class Plan:
         steps = (
             (self._assemble(step, replacements), None)
             if isinstance(step, Cut)
+            else (replacements.values[step.tap], None)
+            if isinstance(step, Recoded)
             else self._read_and_written(step, replacements)
             for step in self.steps
         )
         return StandIns(tuple(steps), replacements.strength)
 
     def _assemble(self, step: Cut, replacements: Replacements) -> Tensor:
-        values = [replacements.values[tap] for tap, _ in step.taps]
+        values = [replacements.values[tap] for tap, _, _ in step.taps]
         if len(values) == 1 and step.taps[0][1].features == slice(0, step.place.size):
             return values[0]
-        axis = step.place.feature_axis
-        if axis > 0 and not replacements.per_example:
-            axis -= 1
+        axis = step.place.axis_from_last
         lead = torch.broadcast_shapes(*(value.movedim(axis, -1).shape[:-1] for value in values))
         whole = values[0].new_zeros(*lead, step.place.size)
-        for value, (_, at) in zip(values, step.taps, strict=True):
-            own = at.index.to(whole.device)
-            whole = whole.index_copy(-1, own, value.movedim(axis, -1).expand(*lead, len(own)))
+        for value, (_, at, claimed) in zip(values, step.taps, strict=True):
+            own, value = at.index.to(whole.device), value.movedim(axis, -1)
+            if claimed is not None:
+                own, value = own[claimed.to(own.device)], value[..., claimed.to(value.device)]
+            whole = whole.index_copy(-1, own, value.expand(*lead, len(own)).to(whole))
         return whole.movedim(-1, axis)
 
     def _read_and_written(self, step: Factored, replacements: Replacements) -> tuple[Tensor, Tensor | None]:
@@ -272,13 +320,18 @@ class Plan:
         for step, (read, written) in zip(self.steps, stand_ins.steps, strict=True):
             if isinstance(step, Cut) and isinstance(step.columns, slice):
                 start, stop = step.columns.start, step.columns.stop
-                if step.block == 1 and by_token is not None and step.place.position_axis == 1:
+                if step.plain and by_token is not None:
                     placed.append(Placed(Lerp(by_token.narrow(-1, start, stop - start), read), step.place))
                     continue  # the common case, and the one whose every microsecond counts
                 own = off.narrow(-1, start, stop - start)
                 if step.block > 1:
                     own = own.repeat_interleave(step.block, dim=-1)[..., : step.place.size]
                 placed.append(Placed(Lerp(_spread(own, step.place), read), step.place))
+                continue
+            if isinstance(step, Recoded):
+                own = off[..., step.columns]
+                edit = Coded(step.encode, step.decode, _spread(own, step.codes), read)
+                placed.append(Placed(edit, step.write, None if step.read.key == step.write.key else step.read))
                 continue
             if padded is None:
                 padded = torch.cat([off, off.new_zeros(*off.shape[:-1], 1)], dim=-1)
@@ -296,26 +349,58 @@ class Plan:
         return placed
 
 
-def _rank(step: Step) -> tuple[int, int, int]:
-    place = step.place if isinstance(step, Cut) else step.write
-    return (place.order, int(place.hook == "out"), int(isinstance(step, Cut)))
-
-
 def _block(part: Part) -> int | None:
     """Features of one component, if those of all are consecutive and as many."""
-    return part.site.basis.block if isinstance(part.site.basis, Coordinates) else 1
+    match part.site.basis:
+        case Coordinates(_, block):
+            return block
+        case Grouped():
+            return None
+        case _:
+            return 1
 
 
 def _members(part: Part, index: int) -> Sequence[int]:
+    """Features of one component, in its own tap."""
     basis = part.site.basis
-    assert not isinstance(basis, RankOne)
+    assert isinstance(basis, Coordinates | Grouped | Projected)
     return basis.members(index)
+
+
+def _claimed(group: Sequence[tuple[Part, Place]], tap: Tap) -> Tensor:
+    """Features of a tap that the parts of a group cut."""
+    features = {
+        feature
+        for part, _ in group
+        if part.site.read == tap
+        for index in part.indices
+        for feature in _members(part, index)
+    }
+    return torch.tensor(sorted(features))
 
 
 def _features(part: Part) -> int:
     basis = part.site.basis
     assert not isinstance(basis, RankOne)
-    return basis.features
+    return basis.basis.width if isinstance(basis, Codes) else basis.features
+
+
+def _check_order(owner: str, read: Place, write: Place) -> None:
+    """Refuse a basis that reads later than it writes, or writes to another number of rows.
+
+    Raises:
+        InputError: naming both places.
+    """
+    if (read.order, read.hook == "out") > (write.order, write.hook == "out"):
+        raise InputError(
+            f"{owner} reads {read.address} and writes {write.address}, which comes before it in a forward pass"
+        )
+    rows = [place.shown(torch.empty(place.shape)).movedim(place.feature_axis, -1).shape[:-1] for place in (read, write)]
+    if rows[0] != rows[1]:
+        raise InputError(
+            f"{owner} reads {read.address} and writes {write.address}, whose activations do not line up: for one "
+            f"input there are {list(rows[0])} and {list(rows[1])} rows of features"
+        )
 
 
 def _same_size(part: Part, place: Place) -> None:
@@ -330,10 +415,14 @@ def _same_size(part: Part, place: Place) -> None:
 
 def _spread(off: Tensor, place: Place) -> Tensor:
     """Give gates [batch, feature] or [batch, position, feature] the axes of an activation."""
-    if off.ndim == 3:
-        if place.position_axis is None:
-            raise InputError(f"{place.address} has no positions: its mask is [batch, component], not one by position")
-        return off
     axes = [off.shape[0], *([1] * (place.axes - 1))]
-    axes[place.feature_axis] = off.shape[-1]
+    feature = place.feature_axis % place.axes
+    axes[feature] = off.shape[-1]
+    if off.ndim == 3:
+        position = place.position_axis
+        if position is None:
+            raise InputError(f"{place.address} has no positions: its mask is [batch, component], not one by position")
+        axes[position] = off.shape[1]
+        if position > feature:
+            off = off.transpose(1, 2)
     return off.reshape(axes)

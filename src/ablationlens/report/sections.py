@@ -73,7 +73,7 @@ def components(registry: Registry) -> str:
     counts: dict[str, int] = {}
     for part in registry.parts:
         counts[part.site.kind] = counts.get(part.site.kind, 0) + len(part.indices)
-    words = {"rank_one": "rank-one part", "row_block": "row block", "matrix": "matrix"}
+    words = {"rank_one": "rank-one part", "row_block": "row block", "matrix": "matrix", "custom": "custom component"}
     texts = [counted(count, words.get(kind, kind)).replace("matrixs", "matrices") for kind, count in counts.items()]
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
