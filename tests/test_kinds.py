@@ -82,6 +82,80 @@ def test_requests_that_do_not_fit_are_refused() -> None:
             call()
 
 
+def stacks() -> Layout:
+    names = [
+        f"{stack}.{name}" for stack in ("encoder", "decoder") for name in ("attn.q", "attn.k", "attn.o", "mlp.out")
+    ]
+    modules = tuple(Module(0, name, 4, 4) for name in (*names, "decoder.cross.k", "decoder.cross.o"))
+    heads = tuple(Heads(0, 2, 2, name) for name in ("encoder.attn.o", "decoder.attn.o", "decoder.cross.o"))
+    return Layout(modules, heads)
+
+
+def test_kinds_of_two_stacks() -> None:
+    sites = sites_of(stacks(), "head")
+    assert [(site.module, site.read) for site in sites] == [
+        ("encoder.attn", Tap(0, "encoder.attn.o", "in")),
+        ("decoder.attn", Tap(0, "decoder.attn.o", "in")),
+        ("decoder.cross", Tap(0, "decoder.cross.o", "in")),
+    ]
+    assert [site.name(1) for site in sites] == [
+        "L0.encoder.attn head 1",
+        "L0.decoder.attn head 1",
+        "L0.decoder.cross head 1",
+    ]
+    assert counts(stacks(), "head", modules=["cross.o"]) == {"decoder.cross": 2}
+    assert counts(stacks(), "neuron") == {"encoder.mlp": 4, "decoder.mlp": 4}
+    assert counts(stacks(), "neuron", modules=["encoder.mlp.out"]) == {"encoder.mlp": 4}
+    assert sites_of(stacks(), "neuron")[1].name(3) == "L0.decoder.mlp neuron 3"
+
+
+def test_a_fused_entry_of_an_mlp_is_cut_by_its_parts() -> None:
+    layout = Layout(
+        (
+            Module(0, "mlp.gate_in", 12, 4, parts=("mlp.gate", "mlp.in")),
+            Module(0, "mlp.gate", 6, 4, part_of="mlp.gate_in"),
+            Module(0, "mlp.in", 6, 4, part_of="mlp.gate_in"),
+            Module(0, "mlp.out", 4, 6),
+        )
+    )
+    assert counts(layout, "row") == {"mlp.gate": 6, "mlp.in": 6, "mlp.out": 4}
+    assert counts(layout, "column") == {"mlp.gate_in": 4, "mlp.out": 6}
+    assert sites_of(layout, "column", modules="gate")[0].read == Tap(0, "mlp.gate_in", "in")
+    with pytest.raises(al.InputError, match=r"\['mlp.gate', 'mlp.in'\]"):
+        sites_of(layout, "row", modules="gate_in")
+
+
+def test_key_value_heads_are_no_heads() -> None:
+    """Grouped-query attention: 4 query heads of 2 features share 2 keys and values."""
+    grouped = Layout(
+        tuple(Module(0, f"attn.{part}", rows, 8) for part, rows in (("q", 8), ("k", 4), ("v", 4), ("o", 8))),
+        heads=(Heads(0, 4, 2),),
+    )
+    for module, of in [
+        ("k", "2 key/value heads of attn.k"),
+        ("v", "2 key/value heads of attn.v"),
+        ("q", "4 query heads"),
+    ]:
+        with pytest.raises(al.InputError) as refused:
+            sites_of(grouped, "head", modules=[module])
+        text = str(refused.value)
+        assert "one of the 4 query heads" in text
+        assert 'registry("head", modules=["attn.o"])' in text
+        assert "attn.k and attn.v have 2 key/value heads of 2 rows, each for 2 query heads" in text
+        assert of in text
+        assert f'registry("row_block", modules=["attn.{module}"], size=2)' in text
+    assert counts(grouped, "row_block", modules=["attn.k"], size=2) == {"attn.k": 2}
+    with pytest.raises(al.InputError, match="2 query heads.*attn.k and attn.v have 2 key/value heads"):
+        sites_of(FUSED, "head", modules=["attn.qkv"])
+
+
+def test_a_module_that_only_looks_logical_by_its_path_is_none() -> None:
+    layout = Layout((Module(0, "blocks.mlp.out", 4, 4),), transformer=False, advice="Type this.")
+    for kind in ("head", "neuron"):
+        with pytest.raises(al.InputError, match="go by their paths.*Type this"):
+            sites_of(layout, kind)
+
+
 def test_options_belong_to_their_kind() -> None:
     adapter = host_of("torch", "gpt2").adapter
     for options, match in [

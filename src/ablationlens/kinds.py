@@ -2,7 +2,7 @@
 
 | kind | reads | cuts |
 |---|---|---|
-| ``head`` | the attention output before ``attn.o`` (z) | query heads |
+| ``head`` | the attention output before ``attn.o`` (z) | query heads, however many key/value heads they share |
 | ``row`` | a module's output | one output feature of the out x in matrix |
 | ``row_block`` | a module's output | `size` consecutive output features |
 | ``matrix`` | a module's output | the whole matrix |
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError, UnknownNameError
-from ablationlens.layout import Layout, Module
+from ablationlens.layout import Heads, Layout, Module, split_stack
 from ablationlens.sites import Coordinates, Cut, Projected, RankOne, Site, Tap
 
 
@@ -91,19 +91,23 @@ def _columns(request: Request) -> Iterable[Site]:
 
 def _heads(request: Request) -> Iterable[Site]:
     for heads in request.layout.heads:
-        if heads.layer in request.layers and (request.modules is None or "attn.o" in request.modules):
-            tap = Tap(heads.layer, "attn.o", "in")
+        if heads.layer in request.layers and (request.modules is None or heads.module in request.modules):
+            tap = Tap(heads.layer, heads.module, "in")
             basis = Coordinates(heads.queries * heads.size, heads.size)
-            yield Site("head", heads.layer, "attn", tap, tap, basis, Cut(("attn.o",), "column"))
+            yield Site("head", heads.layer, heads.attention, tap, tap, basis, Cut((heads.module,), "column"))
 
 
 def _neurons(request: Request) -> Iterable[Site]:
-    for module in request.chosen(lambda m: m.name == "mlp.out"):
-        if module.name == "mlp.out":
-            tap = Tap(module.layer, "mlp.out", "in")
-            yield Site(
-                "neuron", module.layer, "mlp", tap, tap, Coordinates(module.columns), Cut(("mlp.out",), "column")
-            )
+    for module in request.chosen(_writes_mlp):
+        if request.layout.transformer and _writes_mlp(module):
+            tap = Tap(module.layer, module.name, "in")
+            mlp = module.name.rpartition(".")[0]
+            cut = Cut((module.name,), "column")
+            yield Site("neuron", module.layer, mlp, tap, tap, Coordinates(module.columns), cut)
+
+
+def _writes_mlp(module: Module) -> bool:
+    return split_stack(module.name)[1] == "mlp.out"
 
 
 KINDS: dict[str, Callable[[Request], Iterable[Site]]] = {
@@ -139,11 +143,38 @@ def sites_of(
     sites = list(KINDS[kind](request))
     if not sites:
         asked = "" if chosen is None else f" in {', '.join(chosen)}"
-        where = {"head": "; heads are cut at attn.o", "neuron": "; neurons are cut at mlp.out"}.get(kind, "")
-        raise InputError(
-            f"no component of kind '{kind}'{asked}{where}: this model's modules are {', '.join(layout.names[:12])}"
-        )
+        raise InputError(f"no component of kind '{kind}'{asked}: {_why_none(kind, layout, chosen)}")
     return sites
+
+
+def _why_none(kind: str, layout: Layout, chosen: Sequence[str] | None) -> str:
+    """Why a model has no component of a kind, or not where it was asked for, and what to type."""
+    if not layout.transformer and kind in ("head", "neuron"):
+        modules = f"the modules of this model go by their paths ({', '.join(layout.names[:4])}, ...)"
+        return f"{modules}, so it is not known which of them is what. {layout.advice}".rstrip()
+    where = {"head": "heads are cut at attn.o; ", "neuron": "neurons are cut at mlp.out; "}.get(kind, "")
+    if kind == "head" and chosen is not None:
+        heads = next((heads for heads in layout.heads if any(_projects(heads, name) for name in chosen)), None)
+        if heads is not None:
+            return _query_heads(layout, heads, chosen)
+    return f"{where}this model's modules are {', '.join(layout.names[:12])}"
+
+
+def _projects(heads: Heads, name: str) -> bool:
+    return name in {f"{heads.attention}.{part}" for part in ("qkv", "q", "k", "v")}
+
+
+def _query_heads(layout: Layout, heads: Heads, chosen: Sequence[str]) -> str:
+    """What heads are, for somebody who asks for those of a query, key or value projection."""
+    count, shared = layout.key_values(heads), heads.attention
+    rows = next((name for name in chosen if _projects(heads, name) and not name.endswith("qkv")), f"{shared}.k")
+    of = f"{heads.queries} query heads" if rows.endswith(".q") else f"{count} key/value heads"
+    return (
+        f"a head is one of the {heads.queries} query heads, cut where {heads.module} reads them: "
+        f'registry("head", modules=["{heads.module}"]). {shared}.k and {shared}.v have {count} key/value heads of '
+        f"{heads.size} rows, each for {heads.queries // count} query heads. For one component for each of the {of} of "
+        f'{rows}: registry("row_block", modules=["{rows}"], size={heads.size})'
+    )
 
 
 def rank_one_site(module: Module, factors: RankOne) -> Site:

@@ -7,14 +7,35 @@ depend on whether the model is held by TransformerLens, by nnsight or by plain P
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Literal
 
 from ablationlens.errors import InputError, UnknownNameError
 
-MODULE_ORDER: tuple[str, ...] = ("attn.qkv", "attn.q", "attn.k", "attn.v", "attn.o", "mlp.gate", "mlp.in", "mlp.out")
-"""Logical modules of a transformer layer, in the order in which a layer runs them."""
+MODULE_ORDER: tuple[str, ...] = (
+    *("attn.qkv", "attn.q", "attn.k", "attn.v", "attn.o"),
+    *("cross.q", "cross.k", "cross.v", "cross.o"),
+    *("mlp.gate_in", "mlp.gate", "mlp.in", "mlp.out"),
+)
+"""Logical modules of a transformer layer, in the order in which a layer runs them.
+
+``attn.qkv`` and ``mlp.gate_in`` are fused matrices, ``cross`` is the attention of a decoder to its encoder. In a gated
+MLP, ``gate`` is the projection that goes through the activation function and ``in`` the other one. Where a model has
+several stacks of layers, names begin with the stack: ``encoder.attn.q``, ``decoder.cross.o``.
+"""
+
+
+def split_stack(name: str) -> tuple[str, str]:
+    """The stack of a logical name, or "", and the name within it: ("encoder", "attn.q") of ``encoder.attn.q``."""
+    stack, _, local = name.rpartition(".")[0].rpartition(".")
+    return stack, f"{local}.{name.rpartition('.')[2]}"
+
+
+def reads_encoder(name: str) -> bool:
+    """Whether a module works on the positions of the encoder, in a model that has a decoder too."""
+    stack, local = split_stack(name)
+    return stack == "encoder" or local in ("cross.k", "cross.v")
 
 
 @dataclass(frozen=True)
@@ -45,9 +66,16 @@ class Heads:
 
     layer: int
     queries: int
-    """Query heads: the groups of the attention output before ``attn.o``."""
+    """Query heads: the groups of the attention output before `module`."""
     size: int
     """Features of one head (d_head)."""
+    module: str = "attn.o"
+    """The output projection at whose input they are cut; ``encoder.attn.o`` and the like in a model of two stacks."""
+
+    @property
+    def attention(self) -> str:
+        """The attention that the heads belong to: ``attn``, ``encoder.attn``, ``decoder.cross``."""
+        return self.module.rpartition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -58,6 +86,8 @@ class Layout:
     heads: tuple[Heads, ...] = ()
     transformer: bool = True
     """Whether the modules carry the logical names of ``MODULE_ORDER``, or paths."""
+    advice: str = field(default="", compare=False, repr=False)
+    """For a model whose modules go by paths: how to give them logical names."""
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -79,6 +109,12 @@ class Layout:
                 return module
         raise UnknownNameError(f"no module '{name}' in layer {layer}; {self._describe()}")
 
+    def key_values(self, heads: Heads) -> int:
+        """Key/value heads of an attention: fewer than its query heads where these share keys and values."""
+        name = f"{heads.attention}.k"
+        rows = next((m.rows for m in self.modules if (m.layer, m.name) == (heads.layer, name)), None)
+        return heads.queries if rows is None else rows // heads.size
+
     def select_layers(self, layers: Sequence[int] | None) -> tuple[int, ...]:
         """Check `layers` against the model; None means all.
 
@@ -95,8 +131,11 @@ class Layout:
     def select_names(self, modules: Sequence[str] | str | None) -> tuple[str, ...] | None:
         """Resolve short names (``q`` for ``attn.q``) against the model; None means the default of each kind.
 
+        A short name is the end of a logical name, from a dot on: ``cross.q`` is ``decoder.cross.q``.
+
         Raises:
             UnknownNameError: for a module that the model does not have, naming the nearest ones.
+            InputError: for a short name that could be several modules.
         """
         if modules is None:
             return None
@@ -108,14 +147,16 @@ class Layout:
         known = self.names
         if name in known:
             return name
-        matches = [full for full in known if full.rpartition(".")[2] == name] if self.transformer else []
+        matches = [full for full in known if full.endswith(f".{name}")] if self.transformer else []
         if len(matches) == 1:
             return matches[0]
         if len(matches) > 1:
             raise InputError(f"module '{name}' could be {' or '.join(matches)}; write the full name")
         near = get_close_matches(name, known, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UnknownNameError(f"no module '{name}': {hint}{self._describe()}")
+        logical = any(full.endswith(f".{name}") or full == name for full in MODULE_ORDER)
+        advice = f". {self.advice}" if self.advice and logical else ""
+        raise UnknownNameError(f"no module '{name}': {hint}{self._describe()}{advice}")
 
     def _describe(self) -> str:
         shown = list(self.names[:12])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from ablationlens.adapters import orientation
@@ -29,64 +29,90 @@ class Address:
     """The module that stores the weight: its own hooks may have kept the tensor."""
 
 
+@dataclass(eq=False)
 class AddressBook:
-    """Collects modules in canonical order, with the addresses of their taps."""
+    """Collects modules in canonical order, with the addresses of their taps.
 
-    def __init__(self) -> None:
-        self.modules: list[Module] = []
-        self.addresses: dict[Tap, Address] = {}
-        self.stored: dict[tuple[int, str], tuple[nn.Module, slice]] = {}
+    Attributes:
+        modules: what was noted, a fused matrix before its parts.
+        addresses: of the taps of every module.
+        stored: the module that keeps each weight, and which of its rows are the weight's.
+    """
+
+    modules: list[Module] = field(default_factory=list)
+    addresses: dict[Tap, Address] = field(default_factory=dict)
+    stored: dict[tuple[int, str], tuple[nn.Module, Features]] = field(default_factory=dict)
 
     def add(
-        self,
-        layer: int,
-        name: str,
-        module: nn.Module,
-        address: str,
-        parts: Sequence[str] = (),
-        sizes: Callable[[int], Sequence[int]] | None = None,
+        self, layer: int, name: str, module: nn.Module, address: str, parts: Mapping[str, Features] | None = None
     ) -> None:
-        """Note a module, and the projections that it holds if it is fused."""
+        """Note a module, and if it is fused the projections that it holds, each with its rows in its own order.
+
+        Raises:
+            AdapterError: if the module has no matrix.
+        """
         how = orientation.orientation(module)
         if how is None:
             raise AdapterError(f"{address} is a {type(module).__name__}, which has no matrix that can be cut")
+        parts = {} if parts is None else parts
         self.modules.append(Module(layer, name, how.rows, how.columns, how.operation, parts=tuple(parts)))
-        self.stored[layer, name] = (module, slice(0, how.rows))
+        whole = slice(0, how.rows)
+        self.stored[layer, name] = (module, whole)
         self.addresses[Tap(layer, name, "in")] = Address(
             address, module, "in", slice(0, how.columns), how.columns, how.feature_axis, module
         )
-        self.addresses[Tap(layer, name, "out")] = Address(
-            address, module, "out", slice(0, how.rows), how.rows, how.feature_axis, module
-        )
-        start = 0
-        for part, rows in zip(parts, sizes(how.rows) if sizes else (), strict=True):
-            own = slice(start, start + rows)
-            self.modules.append(Module(layer, part, rows, how.columns, part_of=name))
-            self.stored[layer, part] = (module, own)
+        for part, rows in {name: whole, **parts}.items():
             self.addresses[Tap(layer, part, "out")] = Address(
-                address, module, "out", own, how.rows, how.feature_axis, module
+                address, module, "out", rows, how.rows, how.feature_axis, module
             )
-            start += rows
-
-    def columns(self, layer: int, name: str) -> int:
-        stored, _ = self.stored[layer, name]
-        how = orientation.orientation(stored)
-        assert how is not None
-        return how.columns
+        for part, rows in parts.items():
+            self.modules.append(Module(layer, part, _count(rows), how.columns, part_of=name))
+            self.stored[layer, part] = (module, rows)
 
 
-def part_rows(parts: int) -> Callable[[int], Sequence[int]]:
-    """Rows of each projection in a fused matrix: equal shares, which is what the fused families of the table have."""
-
-    def sizes(rows: int) -> Sequence[int]:
-        if parts and rows % parts:
-            raise AdapterError(f"a fused matrix of {rows} rows does not split into {parts} equal projections")
-        return [rows // parts] * parts if parts else []
-
-    return sizes
+def _count(rows: Features) -> int:
+    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
 
 
-def head_size(config: Any) -> int:
-    """d_head of a Hugging Face configuration."""
-    explicit = getattr(config, "head_dim", None)
-    return int(explicit) if explicit else int(config.hidden_size // config.num_attention_heads)
+def equal_rows(rows: int, parts: tuple[str, ...]) -> dict[str, Features]:
+    """Rows of each part of a fused matrix that holds one part after another, all of one size.
+
+    Raises:
+        AdapterError: if the rows do not split into so many parts.
+    """
+    if rows % len(parts):
+        raise AdapterError(f"a fused matrix of {rows} rows does not split into {len(parts)} equal projections")
+    size = rows // len(parts)
+    return {part: slice(number * size, (number + 1) * size) for number, part in enumerate(parts)}
+
+
+def attention_rows(
+    rows: int, parts: tuple[str, str, str], queries: int, size: int, *, interleaved: bool
+) -> dict[str, Features]:
+    """Rows of q, k and v in a fused matrix, each ordered by head.
+
+    Key/value heads are what the rows leave for them: ``rows = (queries + 2 * key_values) * size``.
+
+    Args:
+        rows: of the fused matrix.
+        parts: names of q, k and v.
+        queries: query heads.
+        size: features of one head.
+        interleaved: whether the rows run by key/value head, as [key/value head, its queries + key + value, size];
+            otherwise all of q come first, then all of k and all of v.
+
+    Raises:
+        AdapterError: if the rows do not split so.
+    """
+    key_values, left = divmod(rows - queries * size, 2 * size)
+    if left or key_values < 1 or queries % key_values:
+        raise AdapterError(
+            f"a fused matrix of {rows} rows does not hold {queries} query heads of {size} features and as many or "
+            "fewer key and value heads"
+        )
+    q, k, v = parts
+    if not interleaved:
+        start, stop = queries * size, (queries + key_values) * size
+        return {q: slice(0, start), k: slice(start, stop), v: slice(stop, rows)}
+    by_head = torch.arange(rows, device="cpu").reshape(key_values, queries // key_values + 2, size)
+    return {q: by_head[:, :-2].flatten(), k: by_head[:, -2].flatten(), v: by_head[:, -1].flatten()}

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ablationlens.data.checks import where_rows
-from ablationlens.data.inputs import Inputs, checked_arguments, main_key, shape_of, texts_of, token_key
+from ablationlens.data.inputs import Inputs, checked_arguments, encoder_of, main_key, shape_of, texts_of, token_key
 from ablationlens.data.padding import attended_of
 from ablationlens.data.tokens import Tokenizer, checked_tokens, rows_of, tokenize
 from ablationlens.errors import InputError
@@ -55,7 +55,7 @@ class Batch:
 
     @property
     def length(self) -> int | None:
-        """How many positions each row has, padding included; None for inputs without positions."""
+        """How many positions the logits of each row have, padding included; None for inputs without positions."""
         shape = shape_of(self.inputs)
         return None if shape is None else shape[1]
 
@@ -63,6 +63,11 @@ class Batch:
     def attended(self) -> Bool[Tensor, "batch position"] | None:
         """True at real tokens, False at padding; None for inputs without positions."""
         return attended_of(self.inputs)
+
+    @property
+    def encoder_attended(self) -> Bool[Tensor, "batch position"] | None:
+        """The same at the positions of an encoder, in a batch for a model that has a decoder too."""
+        return attended_of(encoder_of(self.inputs))
 
     def take(self, index: Int[Tensor, " row"] | Sequence[int]) -> Batch:
         """These examples, in this order; repeats are allowed.
@@ -171,8 +176,8 @@ class Batch:
 
     def _placed(self, rows: list[list[int]], key: str) -> Tensor:
         """These tokens where this batch has its real ones; its padding stays."""
-        attended, own = self.attended, self.inputs[key]
-        if attended is None or key != token_key(self.inputs):
+        attended, own = self.encoder_attended, self.inputs[key]
+        if attended is None or key != token_key(encoder_of(self.inputs)):
             raise InputError(f"this batch holds '{key}', not tokens: give a tensor of shape {list(own.shape)}")
         _same_number(len(self), len(rows))
         for example, (row, length) in enumerate(zip(rows, attended.sum(1).tolist(), strict=True)):
@@ -201,12 +206,12 @@ class Batch:
                     "its counterpart; a counterfactual needs the same shape. Pad both in the same way, or give texts "
                     "or lists of token ids, which are placed at this batch's real tokens"
                 )
-            is_token = name == token_key(self.inputs)
+            is_token = name in (token_key(self.inputs), token_key(encoder_of(self.inputs)))
             replaced[name] = (checked_tokens(other, name) if is_token else other.to(own.dtype)).to(own.device)
         return replace(self, inputs=replaced, texts=None)
 
     def _check_same_padding(self, mask: Tensor) -> None:
-        attended = self.attended
+        attended = self.encoder_attended
         if attended is None:
             raise InputError("this batch has no positions, so no attention_mask")
         _same_number(len(self), len(mask))

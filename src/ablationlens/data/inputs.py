@@ -69,8 +69,8 @@ def _with_one_batch_axis(named: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in named.items():
         if tensor.shape[0] != examples:
             raise InputError(f"the inputs disagree on the batch: '{key}' {examples}, '{name}' {tensor.shape[0]}")
-    tokens = token_key(named)
-    return named if tokens is None else {**named, tokens: checked_tokens(named[tokens], tokens)}
+    tokens = [key for key in (token_key(encoder_of(named)), token_key(named)) if key is not None]
+    return {**named, **{key: checked_tokens(named[key], key) for key in tokens}}
 
 
 def _bare(inputs: Tensor) -> dict[str, Tensor]:
@@ -87,8 +87,19 @@ def _bare(inputs: Tensor) -> dict[str, Tensor]:
     return {"input_ids": checked_tokens(inputs[None] if inputs.ndim == 1 else inputs, "input_ids")}
 
 
+DECODER = "decoder_"
+"""How the names of what a decoder reads begin, in a model that has an encoder too."""
+
+
+def encoder_of(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What an encoder reads, or a model that has no decoder of its own."""
+    return {name: value for name, value in inputs.items() if not name.startswith(DECODER)}
+
+
 def token_key(inputs: Mapping[str, Tensor]) -> str | None:
-    """The name of the input that holds token ids; None if none does."""
+    """The name of the input with the token ids at whose positions the logits are, a decoder's before an encoder's."""
+    if f"{DECODER}input_ids" in inputs:
+        return f"{DECODER}input_ids"
     if "input_ids" in inputs:
         return "input_ids"
     plain = inputs.get("input")
@@ -102,7 +113,7 @@ def main_key(inputs: Mapping[str, Tensor]) -> str:
 
 
 def shape_of(inputs: Mapping[str, Tensor]) -> tuple[int, int] | None:
-    """(examples, positions), or None for inputs without positions, such as images."""
+    """(examples, positions) of the logits, or None for inputs without positions, such as images."""
     key = token_key(inputs) or ("inputs_embeds" if "inputs_embeds" in inputs else None)
     if key is None:
         return None

@@ -10,12 +10,21 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ablationlens.data.checks import is_integral, where_rows
-from ablationlens.data.inputs import main_key, shape_of
+from ablationlens.data.inputs import DECODER, encoder_of, main_key, shape_of
 from ablationlens.errors import InputError
 
 
 def with_padding(named: dict[str, Tensor], attention_mask: Any) -> dict[str, Tensor]:
-    """attention_mask and position_ids together, or neither where nothing is padded."""
+    """attention_mask and position_ids together, or neither where nothing is padded.
+
+    They belong to the first input that a model reads; that of a decoder comes with a mask of its own, if any.
+    """
+    decoder = {name: value for name, value in named.items() if name.startswith(DECODER)}
+    if decoder:
+        mask, shape = decoder.get(f"{DECODER}attention_mask"), shape_of(named)
+        if mask is not None and shape is not None:
+            decoder[f"{DECODER}attention_mask"] = _checked_mask(mask, shape, mask.device)
+        return {**with_padding(encoder_of(named), attention_mask), **decoder}
     shape = shape_of(named)
     if attention_mask is not None:
         if shape is None:
@@ -51,10 +60,11 @@ def _checked_mask(mask: Tensor, shape: tuple[int, int], device: torch.device) ->
 
 
 def attended_of(inputs: Mapping[str, Tensor]) -> Bool[Tensor, "batch position"] | None:
-    """True at real tokens, False at padding; None for inputs without positions."""
+    """True at real tokens, False at padding, at the positions of the logits; None for inputs without positions."""
     shape = shape_of(inputs)
     if shape is None:
         return None
-    if "attention_mask" in inputs:
-        return inputs["attention_mask"].bool()
+    mask = f"{DECODER}attention_mask" if f"{DECODER}input_ids" in inputs else "attention_mask"
+    if mask in inputs:
+        return inputs[mask].bool()
     return torch.ones(shape, dtype=torch.bool, device=inputs[main_key(inputs)].device)

@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ablationlens import zoo
+from ablationlens.adapters.configuration import positions_of
 from ablationlens.errors import ConfigError
 from ablationlens.runs.config import ModelConfig
 from ablationlens.runs.paths import PATH_SIGNS
@@ -120,8 +121,7 @@ def _from_files(source: str, config: ModelConfig, *, local: bool = True) -> Open
         model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, dtype=dtype, **_rules(local))
     except LOAD_ERRORS as error:
         raise ConfigError(f"model.name: {config.name} cannot be loaded: {_why(error, config.name)}") from error
-    context = getattr(model.config, "max_position_embeddings", None)
-    opened = Opened(model, None, context if isinstance(context, int) else None)
+    opened = Opened(model, None, positions_of(model))
     return _with_tokenizer(opened, source, config.name, local=local)
 
 
