@@ -452,3 +452,22 @@ def test_weights_and_data_that_are_changed_in_place_are_bound_anew(gpt2: Host, a
     data.inputs["input_ids"][0, 0] += 1
     assert torch.equal(model(mask, data), fresh()(mask, data))
     assert float(model(torch.ones(1, len(rows)), data).abs().max()) < 1e-6
+
+
+def test_what_was_bound_is_bound_anew_when_the_users_hooks_change(gpt2: Host) -> None:
+    """A KL of an all-ones mask is 0 whatever the user has hooked since, and means are those of the hooked model."""
+    held = gpt2.fresh()
+    adapter = al.adapt(held)
+    data, ones = gpt2.data(3), torch.ones(1, 8)
+    model = al.MaskedModel(adapter, gpt2.registry("head"), al.Mean(data), al.KL())
+    assert float(model(ones, data).abs().max()) < 1e-6
+    if gpt2.host == "transformer_lens":
+        held.add_hook("blocks.0.hook_mlp_out", lambda value, hook: 0 * value)
+    elif gpt2.host == "torch":
+        held.transformer.h[0].mlp.register_forward_hook(lambda m, a, out: 0 * out)
+    else:
+        with held.edit(inplace=True):
+            held.transformer.h[0].mlp.output = held.transformer.h[0].mlp.output * 0
+    assert float(model(ones, data).abs().max()) < 1e-6
+    off = model.mask(off=[1, 6])
+    assert torch.equal(model(off, data), al.MaskedModel(adapter, model.registry, al.Mean(data), al.KL())(off, data))

@@ -78,3 +78,15 @@ def test_the_rest_of_a_tuple_is_passed_on(kind: type) -> None:
     nothing = hook(place(module, "out"), lambda _activation: None)
     assert torch.equal(module(x)[0], x)
     nothing.remove()
+
+
+def test_what_is_kept_as_a_copy_is_not_overwritten() -> None:
+    linear, seen = nn.Linear(3, 3), {}
+    at = place(linear, "out")
+    for copy in (False, True):
+        handle = hook(at, keep(seen, at.key, copy=copy))
+        output = linear(torch.randn(2, 3))
+        before = output.detach().clone()
+        handle.remove()
+        output.detach().mul_(0)
+        assert torch.equal(seen[at.key], before) == copy

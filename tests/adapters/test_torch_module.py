@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -173,3 +175,68 @@ def test_an_output_that_runs_the_model_sees_it_whole() -> None:
     masked.sweep(torch.zeros(4, len(masked.registry)), data, rows=3)
     assert len(seen) >= 4
     assert all(torch.equal(logits, whole) for logits in seen)
+
+
+class Pair(NamedTuple):
+    hidden: Tensor
+    other: int
+
+
+class Paired(nn.Module):
+    """A module that returns a named tuple, and one that works with positions first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.pair = PairOf()
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.pair(self.first(x)).hidden.transpose(0, 1)).transpose(0, 1)
+
+
+class PairOf(nn.Module):
+    def forward(self, x: Tensor) -> Pair:
+        return Pair(x, 3)
+
+
+@pytest.mark.parametrize("holder", ["torch", "nnsight"])
+def test_a_named_tuple_stays_one(holder: str) -> None:
+    model, inputs = models.scramble(Paired()), torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    adapter = al.adapt(models.held_by(holder, model), inputs)
+    masked = al.MaskedModel(adapter, adapter.registry(al.custom_site("pair", {"torch": "pair"})))
+    got = masked.logits(torch.zeros(1, 4), al.batch(inputs))
+    with torch.no_grad():
+        assert models.close(got, model.last(torch.zeros(3, 5, 4)))
+
+
+def test_a_module_whose_first_axis_is_not_the_batch_is_refused() -> None:
+    adapter = al.adapt(models.scramble(Paired()), torch.zeros(2, 5, 4))
+    with pytest.raises(al.AdapterError, match="5 rows for 2 examples: its first axis is not the batch"):
+        al.MaskedModel(adapter, adapter.registry("row", modules=["last"]))
+
+
+def test_a_session_runs_with_and_without_edits() -> None:
+    host = host_of("torch", "gpt2")
+    model = al.MaskedModel(host.adapter, host.registry("head"))
+    bound, mask = model.bind(host.data()), torch.zeros(1, 8)
+    with torch.no_grad(), host.adapter.session() as run:
+        run(bound.data, model.plan.edits(mask, bound.stand_ins))
+        plain = run(bound.data)
+    assert torch.equal(plain, models.logits_of(host.reference, host.inputs()))
+
+
+def test_positions_of_a_model_outside_the_table_that_counts_them_from_padding() -> None:
+    from transformers import MPNetConfig, MPNetForMaskedLM
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    config = MPNetConfig(vocab_size=50, max_position_embeddings=20, pad_token_id=1, **sizes)
+    adapter = al.adapt(models.scramble(MPNetForMaskedLM(config)))
+    assert adapter.context == 18
+    model = al.MaskedModel(adapter, adapter.registry("row"))
+    short, long = torch.tensor([[7, 12, 9]]), torch.tensor([[5, 6, 7, 8, 9]])
+    alone = model.logits(model.mask(), al.batch(short))
+    tokens = torch.cat([torch.tensor([[7, 12, 9, 1, 1]]), long])
+    attended = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    together = model.logits(model.mask(), al.batch(tokens, attention_mask=attended))
+    assert models.close(together[:1, :3], alone)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ablationlens.adapters.base import Place
+from ablationlens.data import Batch
 from ablationlens.errors import AdapterError
 from ablationlens.types import Side
 
@@ -20,6 +21,13 @@ def first_tensor(value: Any) -> Tensor:
     if isinstance(value, tuple | list) and value and isinstance(value[0], Tensor):
         return value[0]
     raise AdapterError(f"expected a tensor, or a tuple that starts with one; got {type(value).__name__}")
+
+
+def with_first(value: Any, changed: Tensor) -> Any:
+    """A tuple or list with another tensor in the place of its first."""
+    if hasattr(value, "_replace"):  # a named tuple
+        return value._replace(**{value._fields[0]: changed})
+    return type(value)((changed, *value[1:]))
 
 
 def find_tensor(value: Any) -> Tensor | None:
@@ -38,7 +46,7 @@ def hook(place: Place, change: Callable[[Tensor], Tensor | None]) -> RemovableHa
             if isinstance(output, Tensor):
                 return change(output)
             changed = change(first_tensor(output))
-            return None if changed is None else type(output)((changed, *output[1:]))
+            return None if changed is None else with_first(output, changed)
 
         return place.module.register_forward_hook(after)
 
@@ -53,10 +61,57 @@ def hook(place: Place, change: Callable[[Tensor], Tensor | None]) -> RemovableHa
     return place.module.register_forward_pre_hook(before, with_kwargs=True)
 
 
-def keep(seen: dict[tuple[int, Side], Tensor], key: tuple[int, Side]) -> Callable[[Tensor], None]:
-    """What a hook calls to note an activation in `seen`, unchanged."""
+def unfolded(place: Place, batch: Batch, activation: Tensor) -> Tensor:
+    """An activation [batch * position, feature] as [batch, position, feature].
+
+    Raises:
+        AdapterError: if it holds something else than one entry for each position of each example.
+    """
+    positions = batch.length or place.folded
+    if activation.shape[0] != len(batch) * positions:
+        raise AdapterError(
+            f"{place.address} has {activation.shape[0]} entries in this forward pass, and not one for each of the "
+            f"{positions} positions of {len(batch)} examples: it is not known which entry belongs to which example"
+        )
+    return activation.unflatten(0, (len(batch), -1))
+
+
+def by_example(
+    place: Place, batch: Callable[[], Batch | None], change: Callable[[Tensor], Tensor | None]
+) -> Callable[[Tensor], Tensor | None]:
+    """`change`, which sees an activation whose batch and positions share an axis as [batch, position, feature].
+
+    Args:
+        place: where it is.
+        batch: the inputs of the pass that is running; None between passes, when `change` does nothing.
+        change: what to do with it.
+    """
+    if not place.folded:
+        return change
+
+    def of_whole(activation: Tensor) -> Tensor | None:
+        running = batch()
+        if running is None:
+            return None
+        changed = change(unfolded(place, running, activation))
+        return None if changed is None else changed.flatten(0, 1)
+
+    return of_whole
+
+
+def keep(
+    seen: dict[tuple[int, Side], Tensor], key: tuple[int, Side], *, copy: bool = False
+) -> Callable[[Tensor], None]:
+    """What a hook calls to note an activation in `seen`, unchanged.
+
+    Args:
+        seen: where to note it.
+        key: under which key.
+        copy: note a copy, for an activation that is looked at later: a module such as ``nn.ReLU(inplace=True)``
+            overwrites what it is given.
+    """
 
     def remember(activation: Tensor) -> None:
-        seen[key] = activation
+        seen[key] = activation.clone() if copy else activation
 
     return remember

@@ -1,0 +1,81 @@
+"""The pass that is running: its edits, which the hooks of a session look up, and what they have seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from ablationlens.adapters.base import Place, Placed
+from ablationlens.adapters.hooking import by_example, hook
+from ablationlens.data import Batch
+from ablationlens.edits import Coded, Lerp, LowRank, coded, lerp, low_rank
+from ablationlens.errors import AdapterError
+from ablationlens.types import Side
+
+
+class Live:
+    """The edits of the pass that is running, which the hooks of a session look up, and what they have seen.
+
+    Between passes the hooks do nothing, so that an output, or the user, may run the model as it is.
+    """
+
+    def __init__(self) -> None:
+        self.running = False
+        self.batch: Batch | None = None
+        self.edits: dict[tuple[int, Side], list[Placed]] = {}
+        self.seen: dict[tuple[int, Side], Tensor] = {}
+        self.fired: set[tuple[int, Side]] = set()
+
+    def begin(self, edits: Sequence[Placed]) -> None:
+        """Take the edits of a new pass."""
+        self.fired.clear()
+        self.seen.clear()
+        self.edits.clear()
+        for placed in edits:
+            self.edits.setdefault(placed.write.key, []).append(placed)
+
+    def check(self) -> None:
+        """Refuse a pass in which a site did not fire.
+
+        Raises:
+            AdapterError: naming the sites.
+        """
+        if len(self.fired) < len(self.edits):
+            missed = [group[0].write for key, group in self.edits.items() if key not in self.fired]
+            names = ", ".join(f"{place.address}.{place.hook}" for place in missed)
+            raise AdapterError(f"these sites did not fire in this forward pass, so their ablation did nothing: {names}")
+
+
+def hook_edit(key: tuple[int, Side], place: Place, live: Live) -> RemovableHandle:
+    kept = any(holder._forward_hooks for holder in place.holders)
+    in_place = place.fresh and not kept
+
+    def edit(activation: Tensor) -> Tensor | None:
+        if not live.running:
+            return None
+        if key not in live.edits:  # a pass without edits, in a session with some
+            return None
+        live.fired.add(key)
+        for placed in live.edits[key]:
+            match placed.edit:
+                case Lerp():
+                    activation = _lerp_as_shown(activation, placed, in_place)
+                case LowRank():
+                    assert placed.read is not None
+                    activation = low_rank(activation, live.seen[placed.read.key], placed.edit)
+                case Coded():
+                    read = activation if placed.read is None else live.seen[placed.read.key]
+                    activation = coded(activation, read, placed.edit)
+        return activation
+
+    return hook(place, by_example(place, lambda: live.batch, edit))
+
+
+def _lerp_as_shown(activation: Tensor, placed: Placed, in_place: bool) -> Tensor:
+    assert isinstance(placed.edit, Lerp)
+    view = placed.write.view
+    if view is None:
+        return lerp(activation, placed.edit, in_place=in_place)
+    return view.revert(lerp(view.convert(activation), placed.edit))
