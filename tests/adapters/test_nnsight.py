@@ -308,7 +308,9 @@ def test_a_remote_run_gives_the_same_numbers(name: str, kind: str, tokenizer: An
         kind = "factors"
     host = host_of("torch", name)
     registry, data = host.registry(kind), host.data()
-    adapter = al.adapt(wrapped(name, tokenizer), remote=True)
+    net = wrapped(name, tokenizer)
+    net.repo_id = "owner/tiny"  # as a model of the hub has one
+    adapter = al.adapt(net, remote=True)
     mask = torch.rand(4, len(registry), generator=torch.Generator().manual_seed(0))
     for ablation in (al.Zero(), al.Mean(host.data(6, seed=3))):
         with torch.no_grad():
@@ -333,6 +335,10 @@ def test_local_simulation_of_a_remote_sweep(tokenizer: Any) -> None:
 def test_what_cannot_run_remotely_says_so(tokenizer: Any) -> None:
     with pytest.raises(al.AdapterError, match=r"nnsight.TransformersModel\('owner/name'\)"):
         al.adapt(nnsight.NNsight(models.gpt2()), remote=True)
+    with pytest.raises(al.AdapterError, match="name on the hub.*remote='local'"):
+        al.adapt(wrapped("gpt2", tokenizer), remote=True)
+    with pytest.raises(al.AdapterError, match="got 'junk'"):
+        al.adapt(wrapped("gpt2", tokenizer), remote="junk")
     with pytest.raises(al.InputError, match="remote=True is for models of nnsight"):
         al.adapt(models.gpt2(), remote=True)
     adapter = al.adapt(wrapped("gpt2", tokenizer), remote="local")
@@ -382,3 +388,65 @@ def test_attributions_of_domains_equal_those_on_a_bridge() -> None:
     for here, there in zip(*found.values(), strict=True):
         assert abs(here.weights.values - there.weights.values).max() < 1e-4
         assert abs(here.weights.values).max() > 0.1
+
+
+# --- attention patterns -----------------------------------------------------------------------------------------------
+
+
+def test_patterns_are_those_of_the_model(tokenizer: Any) -> None:
+    model = models.llama()
+    with pytest.raises(al.AdapterError, match="eager"):
+        al.adapt(nnsight.NNsight(models.llama())).patterns(al.batch(models.inputs_of("llama")))
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        expected = model(models.inputs_of("llama"), output_attentions=True).attentions
+    found = al.adapt(nnsight.NNsight(model)).patterns(al.batch(models.inputs_of("llama")))
+    assert list(found) == [0, 1]
+    assert all(models.close(found[layer], expected[layer]) for layer in found)
+    remote = al.adapt(wrapped("llama", tokenizer), remote="local")
+    with pytest.raises(al.AdapterError, match="on this machine"):
+        remote.patterns(al.batch(models.inputs_of("llama")))
+
+
+# --- sites of the user's own ------------------------------------------------------------------------------------------
+
+
+class Doubled(al.Basis):
+    width = components = 5
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return 2 * codes
+
+
+def test_what_a_basis_reads_is_as_it_was_though_a_later_module_overwrites_it(tokenizer: Any) -> None:
+    model = models.scramble(nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 5)))
+    inputs = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    site = al.custom_site("skip", {"torch": "0"}, basis=Doubled(), write={"torch": "2"})
+    adapter = al.adapt(nnsight.NNsight(copy.deepcopy(model)), inputs)
+    masked = al.MaskedModel(adapter, adapter.registry(site))
+    with torch.no_grad():
+        hidden = model[0](inputs)
+        expected = model[2](hidden.relu()) - 2 * hidden
+    assert models.close(masked.logits(torch.zeros(1, 5), al.batch(inputs)), expected)
+    remote = al.adapt(wrapped("gpt2", tokenizer), remote="local")
+    latents = al.custom_site("wide", {"torch": "transformer.h.0"}, basis=al.Dictionary(torch.eye(32), torch.eye(32)))
+    ours = al.MaskedModel(remote, remote.registry(latents))
+    with pytest.raises(al.AdapterError, match="basis of your own runs on this machine"):
+        ours.logits(torch.zeros(1, 32), al.batch(models.inputs_of("gpt2")))
+
+
+def test_what_an_edit_of_the_users_keeps_is_not_overwritten(held: Any) -> None:
+    kept: list[Tensor] = []
+    with held.edit() as (_, edited):
+        kept.append(edited.transformer.h[0].mlp.c_proj.output)
+    adapter = al.adapt(edited)
+    kept.clear()
+    model = al.MaskedModel(
+        adapter, adapter.registry("row", modules=["mlp.out"], layers=[0]), al.Zero(include_bias=True)
+    )
+    with torch.no_grad():
+        model.logits(torch.zeros(1, 32), al.batch(models.inputs_of("gpt2")))
+    assert float(kept[0].abs().max()) > 0

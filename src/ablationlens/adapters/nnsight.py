@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import copy
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ablationlens.adapters.architectures import Architecture
@@ -15,7 +17,7 @@ from ablationlens.adapters.nnsight_body import Group, run_trace
 from ablationlens.adapters.state import alone, evaluating, frozen
 from ablationlens.adapters.torch_module import LOGITS, TorchAdapter
 from ablationlens.data import Batch
-from ablationlens.edits import Edit, Lerp, LowRank
+from ablationlens.edits import Coded, Edit, Lerp, LowRank
 from ablationlens.errors import AdapterError
 from ablationlens.sites import Tap
 
@@ -64,9 +66,24 @@ class NNsightAdapter(TorchAdapter):
                 f"{type(model).__name__} cannot run remotely: the server knows models by their name on the hub. "
                 "Load it as nnsight.TransformersModel('owner/name'), or leave out remote="
             )
+        if remote not in (False, True, "local") and "://" not in str(remote):
+            raise AdapterError(f"remote is True, 'local' or the address of a server, 'https://...'; got {remote!r}")
+        if remote and remote != "local" and not getattr(model, "repo_id", None):
+            raise AdapterError(
+                "the server knows models by their name on the hub, and this one was made from a module here: "
+                "nnsight.TransformersModel('owner/name'), or try the round trip here with remote='local'"
+            )
         if not remote and getattr(model, "dispatched", True) is False:
             model.dispatch()  # a model that is loaded on first use: this is its first use
         super().__init__(model._module, example, architecture=architecture, allow_repeated=allow_repeated)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NNsightAdapter:
+        own = object.__new__(type(self))
+        memo[id(self)] = own
+        vars(own).update(copy.deepcopy(vars(self), memo))
+        own.envoy.interleaver.envoys = {}
+        own.envoy._update(own.envoy._module)  # what nnsight put into the copied modules still served the original
+        return own
 
     def _names(self) -> dict[nn.Module, str]:
         """Path of each module as nnsight takes it; a module called `output` or `input` has another name there."""
@@ -108,30 +125,46 @@ class NNsightAdapter(TorchAdapter):
     @contextmanager
     def session(self) -> Generator[Run]:
         building = frozen(self.model) if torch.is_grad_enabled() else nullcontext()
+        with alone(self.model):
+            self._refuse_nesting()
+            with evaluating(self._modules), building:
+                yield self._pass
+
+    def _refuse_nesting(self) -> None:
         if self.envoy.interleaver.interleaving:
             raise AdapterError(
                 "this model is running already: call the library outside the 'with model.trace(...)' block, and "
                 "register interventions of your own with model.edit()"
             )
-        with alone(self.model), evaluating(self._modules), building:
-            yield self._pass
 
     def _pass(self, batch: Batch, edits: Sequence[Placed] = ()) -> Tensor:
         self._check_length(batch)
-        groups = self._groups(edits, (placed.read for placed in edits if placed.read is not None))
-        logits, _ = self._trace(batch, groups, keep=False)
+        logits, _ = self._trace(batch, self._groups(batch, edits), keep=False)
         return logits
 
     def read(self, batch: Batch, taps: Sequence[Tap]) -> dict[Tap, Tensor]:
         self.check_data(batch)
         places = {tap: self.place(tap) for tap in taps}
         with torch.no_grad(), alone(self.model), evaluating(self._modules):
-            _, seen = self._trace(batch, self._groups((), places.values()), keep=True)
+            self._refuse_nesting()
+            _, seen = self._trace(batch, self._groups(batch, reads=places.values()), keep=True)
         return {tap: place.take(seen[self._key(place)]) for tap, place in places.items()}
+
+    def patterns(
+        self, batch: Batch, layers: Sequence[int] | None = None, attention: str | None = None
+    ) -> dict[int, Float[Tensor, "batch head query key"]]:
+        if self.remote:
+            raise AdapterError("attention patterns are read on this machine: adapt the model without remote=")
+        return super().patterns(batch, layers, attention)
 
     def _trace(self, batch: Batch, groups: list[Group], *, keep: bool) -> tuple[Tensor, dict[str, Tensor]]:
         from nnsight.intervention.interleaver import OutOfOrderError
 
+        if self.remote and any(edit[0] == "coded" for group in groups for edit in group[3]):
+            raise AdapterError(
+                "a basis of your own runs on this machine only: its encode and decode are not on the server. "
+                "Adapt the model without remote=, or ablate features of the activation, without basis="
+            )
         if self.remote and torch.is_grad_enabled() and any(_requires_grad(group) for group in groups):
             raise AdapterError(
                 "gradients do not come back from a remote run: use values, such as model.sweep(...), al.coar or "
@@ -140,7 +173,7 @@ class NNsightAdapter(TorchAdapter):
         first, named = self.arguments(batch)
         options: dict[str, Any] = {"remote": self.remote} if self.remote else {}
         try:
-            return run_trace(self.envoy, first, {**named, **options}, groups, LOGITS, keep)
+            return run_trace(self.envoy, first, {**named, **options}, len(batch), groups, LOGITS, keep)
         except OutOfOrderError as error:
             names = ", ".join(f"{path}.{side}put" for path, side, *_ in groups)
             raise AdapterError(
@@ -150,34 +183,50 @@ class NNsightAdapter(TorchAdapter):
     def _key(self, place: Place) -> str:
         return f"{self._names()[place.module]}.{place.hook}"
 
-    def _groups(self, edits: Sequence[Placed], reads: Any) -> list[Group]:
+    def _groups(self, batch: Batch, edits: Sequence[Placed] = (), reads: Iterable[Place] = ()) -> list[Group]:
         """What the body of a trace does at each input and output that it needs, in the order of the forward pass."""
         at: dict[str, Place] = {}
-        by_key: dict[str, list[Any]] = {}
-        wanted: set[str] = set()
+        plain: dict[str, list[Any]] = {}
+        copied: dict[str, bool] = {}
         for placed in edits:
-            key = self._key(placed.write)
-            at[key] = placed.write
-            by_key.setdefault(key, []).append(
-                _plain(placed.edit, None if placed.read is None else self._key(placed.read))
-            )
+            read = None
+            if placed.read is not None:
+                read = self._key(placed.read)
+                at.setdefault(read, placed.read)
+                # other modules run between what a basis reads and what it writes, and may overwrite it
+                copied[read] = copied.get(read, False) or isinstance(placed.edit, Coded)
+            write = self._key(placed.write)
+            at[write] = placed.write
+            plain.setdefault(write, []).append(_plain(placed.edit, read))
         for place in reads:
-            key = self._key(place)
-            at.setdefault(key, place)
-            wanted.add(key)
+            at[self._key(place)] = place
+            copied[self._key(place)] = True
         calls = [
             (rank, number, key)
             for key, place in at.items()
             for number, rank in enumerate(self._firings[place.module, place.hook].ranks)
         ]
-        groups: list[Group] = []
-        for _, number, key in sorted(calls):
-            place = at[key]
-            kept = bool(self.envoy._edits) or any(holder._forward_hooks for holder in place.holders)
-            in_place = place.fresh and not kept and not torch.is_grad_enabled()
-            path = self._names()[place.module]
-            groups.append((path, place.hook, number, by_key.get(key, []), key if key in wanted else None, in_place))
-        return groups
+        return [
+            (
+                self._names()[at[key].module],
+                at[key].hook,
+                number,
+                plain.get(key, []),
+                key if key in copied else None,
+                copied.get(key, False),
+                self._in_place(at[key]),
+                at[key].folded and (batch.length or at[key].folded),
+            )
+            for _, number, key in sorted(calls)
+        ]
+
+    def _in_place(self, place: Place) -> bool:
+        kept = bool(self.envoy._edits) or any(holder._forward_hooks for holder in place.holders)
+        return place.fresh and not kept and not torch.is_grad_enabled()
+
+    @property
+    def version(self) -> int:
+        return hash((super().version, tuple(id(edit) for edit in self.envoy._edits)))
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "edits": len(self.envoy._edits)}
@@ -190,6 +239,8 @@ def _plain(edit: Edit, read: str | None) -> tuple[Any, ...]:
             return ("lerp", None, *edit)
         case LowRank():
             return ("low_rank", read, *edit)
+        case Coded():
+            return ("coded", read, *edit)
 
 
 def _requires_grad(group: Group) -> bool:
