@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-import inspect
-from difflib import get_close_matches
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from ablationlens.adapters import orientation
-from ablationlens.adapters.addresses import Address
-from ablationlens.adapters.hooking import first_tensor
-from ablationlens.adapters.state import refuse_compiled
-from ablationlens.adapters.torch_module import TorchAdapter
+from ablationlens.adapters.base import Place
+from ablationlens.adapters.bridge_checks import (
+    NO_PATTERN,
+    distinct_tokens,
+    perturbed,
+    refuse_double_alibi,
+    refuse_wrong_split,
+)
+from ablationlens.adapters.bridge_modules import find_in_bridge
+from ablationlens.adapters.bridge_patterns import bridge_patterns
+from ablationlens.adapters.configuration import config_of, head_size, positions_of
+from ablationlens.adapters.examples import given_example, image_example, token_example
+from ablationlens.adapters.finding import Found
+from ablationlens.adapters.hooked import HookedAdapter
+from ablationlens.adapters.hooking import hook
+from ablationlens.adapters.state import alone, evaluating, refuse_compiled
+from ablationlens.adapters.torch_module import logits_of
 from ablationlens.data import Batch
-from ablationlens.errors import AdapterError, UnknownNameError
-from ablationlens.layout import MODULE_ORDER, Heads, Layout, Module
+from ablationlens.errors import AdapterError
+from ablationlens.layout import split_stack
 from ablationlens.registry import Registry
 from ablationlens.sites import Tap
-from ablationlens.types import Side
 
 FOLDING_TOLERANCE = 1e-5
 """Centred writing weights have column means this small beside their spread; trained ones do not."""
 
 
-class TransformerLensAdapter(TorchAdapter):
+MEAN_THE_SAME = ("neuron", "custom")
+"""Kinds that folding leaves alone: a neuron, and an activation of the bridge that the user has named."""
+
+
+class TransformerLensAdapter(HookedAdapter):
     """Adapter for `transformer_lens.TransformerBridge`: booted from Hugging Face, from a directory, or native.
 
     Args:
@@ -36,7 +53,7 @@ class TransformerLensAdapter(TorchAdapter):
         allow_repeated: ablate every call of a module that one forward pass calls more than once.
 
     Raises:
-        AdapterError: if the bridge is compiled.
+        AdapterError: if the bridge is compiled, has nothing to cut, or computes something else than its model.
     """
 
     host = "transformer_lens"
@@ -48,12 +65,18 @@ class TransformerLensAdapter(TorchAdapter):
         self.bridge = cast(Any, model)
         refuse_compiled(self.bridge.original_model)
         self.allow_folded = allow_folded
-        self._inner = frozenset(inspect.signature(self.bridge.original_model.forward).parameters)
+        self._acting: set[str] = set()
         super().__init__(model, example, allow_repeated=allow_repeated)
         self.folded = weights_are_processed(self)
+        if not self.folded:
+            refuse_wrong_split(self.bridge, self._head_size)
+        refuse_double_alibi(self.bridge, lambda: self.run(self._dry_example))
 
     def check(self, registry: Registry) -> None:
-        changed = [part.site.kind for part in registry.parts if part.site.kind != "neuron"]
+        for part in registry.parts:
+            if part.site.write.location is not None:
+                self._refuse_reported(part.site.write)
+        changed = [part.site.kind for part in registry.parts if part.site.kind not in MEAN_THE_SAME]
         if self.folded and changed and not self.allow_folded:
             raise AdapterError(
                 f"this bridge's weights were processed (folded or centred), so a {changed[0]} means something else "
@@ -62,68 +85,80 @@ class TransformerLensAdapter(TorchAdapter):
                 "al.adapt(bridge, allow_folded=True)"
             )
 
-    def _token_model(self) -> bool:
-        return True
+    def _example(self, example: Any) -> Batch:
+        if example is not None:
+            return given_example(example)
+        inner = self.bridge.original_model
+        image = image_example(inner, self.device, self.dtype)
+        return token_example(inner, self._accepted, self.device) if image is None else image
 
-    def _find(self) -> tuple[dict[Tap, Address], dict[tuple[int, str], tuple[nn.Module, slice]], Layout]:
-        addresses: dict[Tap, Address] = {}
-        stored: dict[tuple[int, str], tuple[nn.Module, slice]] = {}
-        modules: list[Module] = []
-        heads: list[Heads] = []
-        for layer, block in enumerate(self.bridge.blocks):
-            found = {name: linear for name in MODULE_ORDER if (linear := _linear(block, name)) is not None}
-            fused = "attn.qkv" in found
-            for name, (bridge, linear) in found.items():
-                how = orientation.orientation(linear)
-                assert how is not None
-                parts = ("attn.q", "attn.k", "attn.v") if name == "attn.qkv" else ()
-                part_of = "attn.qkv" if fused and name in ("attn.q", "attn.k", "attn.v") else None
-                modules.append(Module(layer, name, how.rows, how.columns, how.operation, part_of, parts))
-                stored[layer, name] = (linear, slice(0, how.rows))
-                address = f"blocks.{layer}.{name}"
-                hook_in, name_in = bridge.hook_in, f"{address}.hook_in"
-                if parts:  # a bridge splits the fused matrix and never calls it: its input is that of the attention
-                    hook_in, name_in = block.attn.hook_in, f"blocks.{layer}.attn.hook_in"
-                addresses[Tap(layer, name, "in")] = Address(
-                    name_in, hook_in, "out", slice(0, how.columns), how.columns, -1, linear
-                )
-                addresses[Tap(layer, name, "out")] = Address(
-                    f"{address}.hook_out", bridge.hook_out, "out", slice(0, how.rows), how.rows, -1, linear
-                )
-            if "attn.o" in found:
-                size = int(self.bridge.cfg.d_head)
-                how = orientation.orientation(found["attn.o"][1])
-                assert how is not None
-                heads.append(Heads(layer, how.columns // size, size))
-        return addresses, stored, Layout(tuple(modules), tuple(heads))
+    def _called(self) -> nn.Module:
+        return self.bridge.original_model
 
-    def _named(self, name: str) -> tuple[nn.Module, Side]:
-        """The hook point of a name; legacy names are understood as TransformerLens understands them."""
-        points: dict[str, nn.Module] = self.bridge.hook_dict
-        if name in points:
-            return points[name], "out"
-        near = get_close_matches(name, points, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "bridge.hook_dict lists them"
-        raise UnknownNameError(f"no hook point '{name}' in this bridge: {hint}")
+    def _find(self) -> Found:
+        return find_in_bridge(self.bridge, self._head_size)
+
+    @property
+    def _head_size(self) -> int:
+        return head_size(config_of(self.bridge.original_model)) or int(self.bridge.cfg.d_head)
+
+    def place(self, tap: Tap) -> Place:
+        address = self._locate(tap)
+        if (address.module, address.hook) not in self._firings and (advice := self._advice(address.name)):
+            raise AdapterError(f"{address.name} does not fire, so an ablation there would do nothing: {advice}")
+        return super().place(tap)
+
+    def _advice(self, name: str) -> str:
+        """What makes a hook point fire that does not, if that is known."""
+        gated = getattr(self.bridge, "_gated_hook_reason", None)
+        flag = None if gated is None else gated(name)
+        if flag is not None:
+            return f"it is behind a flag that is off; bridge.set_{flag}(True) switches it on"
+        if name.endswith(("hook_pattern", "hook_attn_scores")):
+            return NO_PATTERN
+        return ""
+
+    def _refuse_reported(self, tap: Tap) -> None:
+        """Refuse a hook point of the user's own that shows a value after it was used: writing there changes nothing."""
+        place = self.place(tap)
+        if place.address in self._acting:
+            return
+        batch = distinct_tokens(self._dry_example, self.vocabulary)
+        with ExitStack() as stack, torch.no_grad():
+            stack.enter_context(alone(self.model))
+            stack.enter_context(evaluating(self._modules))
+            plain = self.forward(batch)
+            stack.callback(hook(place, perturbed).remove)
+            stack.enter_context(warnings.catch_warnings(action="ignore"))  # of what is found out here
+            acts = not torch.equal(self.forward(batch), plain)
+        if not acts:
+            raise AdapterError(
+                f"writing at {place.address} changes nothing: the bridge shows there what was computed elsewhere. "
+                "Name a hook point that the computation goes through, such as blocks.0.attn.hook_z for the attention"
+            )
+        self._acting.add(place.address)
 
     @cached_property
     def context(self) -> int | None:
-        return int(self.bridge.cfg.n_ctx) or None
+        inner = self.bridge.original_model
+        return positions_of(inner) if config_of(inner) is not None else int(self.bridge.cfg.n_ctx) or None
 
     @property
     def vocabulary(self) -> int | None:
-        size = getattr(self.bridge.cfg, "d_vocab", None)
+        config = config_of(self.bridge.original_model)
+        size = getattr(self.bridge.cfg, "d_vocab", None) if config is None else getattr(config, "vocab_size", None)
         return int(size) if isinstance(size, int) and size > 0 else None
 
     def forward(self, batch: Batch) -> Tensor:
-        inputs = dict(batch.inputs)
-        key = "input_ids" if "input_ids" in inputs else "input"
-        first = inputs.pop(key)
-        if "position_ids" not in self._inner:
-            inputs.pop("position_ids", None)
-        if "use_cache" in self._inner:
-            inputs["use_cache"] = cast(Any, False)
-        return first_tensor(self.bridge(first, return_type="logits", **inputs))
+        first, named = self.arguments(batch)
+        if not first:  # a bridge takes tokens or pixels by position, and hands on by name what its model knows
+            first = [named.pop(next(name for name in ("input_ids", "pixel_values") if name in named))]
+        return logits_of(self.bridge(*first, return_type="logits", **named))
+
+    def patterns(
+        self, batch: Batch, layers: Sequence[int] | None = None, attention: str | None = None
+    ) -> dict[int, Float[Tensor, "batch head query key"]]:
+        return bridge_patterns(self, self.bridge, batch, layers, attention)
 
     def describe(self) -> dict[str, Any]:
         model = type(self.bridge.original_model).__name__
@@ -141,17 +176,6 @@ class TransformerLensAdapter(TorchAdapter):
         }
 
 
-def _linear(block: Any, name: str) -> tuple[Any, nn.Module] | None:
-    """The bridge of a logical module and the linear module in it, if this block has one."""
-    module = block
-    for step in name.split("."):
-        module = getattr(module, step, None)
-        if module is None:
-            return None
-    linear = getattr(module, "original_component", None)
-    return None if linear is None or orientation.orientation(linear) is None else (module, linear)
-
-
 def weights_are_processed(adapter: TransformerLensAdapter) -> bool:
     """Whether a bridge's weights were folded or centred.
 
@@ -160,7 +184,7 @@ def weights_are_processed(adapter: TransformerLensAdapter) -> bool:
     """
     if bool(getattr(adapter.bridge, "_weights_processed", False)):
         return True
-    writing = [m for m in adapter.layout.modules if m.name in ("attn.o", "mlp.out")]
+    writing = [m for m in adapter.layout.modules if split_stack(m.name)[1] in ("attn.o", "cross.o", "mlp.out")]
     with torch.no_grad():
         return bool(writing) and all(_centred(adapter.weight(m.layer, m.name)) for m in writing)
 

@@ -1,0 +1,127 @@
+"""Attention patterns of a Hugging Face model: what each attention module returns beside its output.
+
+An attention that runs as "sdpa" or "flash_attention_2" never forms its pattern; it has to be loaded as "eager". That
+costs batch x heads x queries x keys numbers in each layer that is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ablationlens.adapters.base import Adapter
+from ablationlens.adapters.configuration import config_of
+from ablationlens.adapters.state import alone
+from ablationlens.data import Batch
+from ablationlens.errors import AdapterError, InputError, UnknownNameError
+from ablationlens.layout import Heads
+from ablationlens.sites import Tap
+
+ROW_SUM_TOLERANCE = 0.02
+"""How far the sum of a row of a pattern may be from 1: bfloat16 rounds each entry to 3 digits."""
+
+
+def read_patterns(
+    adapter: Adapter, batch: Batch, layers: Sequence[int] | None = None, attention: str | None = None
+) -> dict[int, Float[Tensor, "batch head query key"]]:
+    """The attention patterns of the unmodified model, by layer.
+
+    Args:
+        adapter: a model whose modules have logical names.
+        batch: inputs; patterns of padded queries mean nothing.
+        layers: layers to read; all by default.
+        attention: which attention of a layer, in a model that has several: ``encoder.attn``, ``decoder.attn`` or
+            ``decoder.cross`` in T5, where short names that fit one of them will do. Queries and keys are positions
+            of the decoder, but keys of ``decoder.cross`` positions of the encoder.
+
+    Raises:
+        AdapterError: if the model's modules go by their paths, or its attention does not return its pattern; the
+            message says how to load it.
+        InputError: if the model has several attentions, and `attention` does not say which.
+        UnknownNameError: for a layer or an attention that the model does not have.
+    """
+    chosen = chosen_heads(adapter, layers, attention)
+    adapter.check_data(batch)
+    seen: dict[int, Any] = {}
+
+    def keep(layer: int, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        seen[layer] = output[-1] if isinstance(output, tuple) else None
+
+    with ExitStack() as stack, torch.no_grad():
+        stack.enter_context(alone(adapter.model))
+        for heads in chosen:
+            module = adapter.model.get_submodule(_path(adapter, heads))
+            stack.callback(module.register_forward_hook(partial(keep, heads.layer)).remove)
+        adapter.run(batch)
+    return {heads.layer: _checked(adapter, heads, seen.get(heads.layer), len(batch)) for heads in chosen}
+
+
+def chosen_heads(adapter: Adapter, layers: Sequence[int] | None, attention: str | None) -> list[Heads]:
+    """The heads of one attention in the layers that are asked for; see `read_patterns`."""
+    layout = adapter.layout
+    if not layout.heads:
+        raise AdapterError(f"it is not known where {type(adapter.model).__name__} has its attention. {layout.advice}")
+    known = list(dict.fromkeys(heads.attention for heads in layout.heads))
+    matches = [name for name in known if attention in (None, name) or name.endswith(f".{attention}")]
+    if not matches:
+        raise UnknownNameError(f"no attention '{attention}': this model has {', '.join(known)}")
+    if len(matches) > 1:
+        raise InputError(
+            f"this model has several attentions in a layer: name one, patterns(batch, attention='{matches[-1]}'); they "
+            f"are {', '.join(known)}"
+        )
+    of_all = {heads.layer: heads for heads in layout.heads if heads.attention == matches[0]}
+    wanted = list(of_all) if layers is None else layout.select_layers(layers)
+    missing = [layer for layer in wanted if layer not in of_all]
+    if missing:
+        raise UnknownNameError(f"no layer {missing[0]} in {matches[0]}: it has layers {', '.join(map(str, of_all))}")
+    return [of_all[layer] for layer in wanted]
+
+
+def _path(adapter: Adapter, heads: Heads) -> str:
+    """The module of an attention: the one that holds its query projection is the one that returns its pattern."""
+    for query in ("qkv", "q"):
+        tap = Tap(heads.layer, f"{heads.attention}.{query}", "out")
+        if adapter.has(tap):
+            return adapter.place(tap).address.rpartition(".")[0]
+    raise AdapterError(f"L{heads.layer}.{heads.attention} has no query projection, so it has no pattern")
+
+
+def _checked(adapter: Adapter, heads: Heads, pattern: Any, examples: int) -> Tensor:
+    """What an attention returned, if it is a pattern.
+
+    Raises:
+        AdapterError: if it is not.
+    """
+    where = f"L{heads.layer}.{heads.attention}"
+    if not isinstance(pattern, Tensor):
+        raise AdapterError(f"{where} does not return its attention pattern. {_how_to_load(adapter.model)}")
+    if pattern.ndim != 4 or pattern.shape[:2] != (examples, heads.queries) or not _rows_sum_to_1(pattern):
+        raise AdapterError(
+            f"the last that {_path(adapter, heads)} returns has shape {list(pattern.shape)}, and is not an attention "
+            f"pattern [{examples}, {heads.queries}, query, key] whose rows sum to 1"
+        )
+    return pattern
+
+
+def _rows_sum_to_1(pattern: Tensor) -> bool:
+    sums = pattern.float().sum(-1)
+    return bool(((sums - 1).abs() < ROW_SUM_TOLERANCE).all())
+
+
+def _how_to_load(model: nn.Module) -> str:
+    """The line that makes a Hugging Face model form its patterns."""
+    running = getattr(config_of(model), "_attn_implementation", None)
+    if running in (None, "eager"):
+        return "It has to return (output, pattern) from its forward"
+    load = f'{type(model).__name__}.from_pretrained(..., attn_implementation="eager")'
+    switch = getattr(model, "_can_set_attn_implementation", None)
+    if callable(switch) and switch():
+        return f'It runs as "{running}", which never forms it: model.set_attn_implementation("eager"), or {load}'
+    return f'It runs as "{running}", which never forms it. Load it as {load}'
