@@ -43,6 +43,7 @@ notebooks: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/throughput.py
 	$(VENV)/bin/python benchmarks/least_squares.py
+	$(VENV)/bin/python benchmarks/parity.py
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .ruff_cache
