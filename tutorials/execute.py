@@ -15,7 +15,9 @@ from nbclient import NotebookClient
 
 HERE = Path(__file__).parent
 PICTURES = """
+import warnings
 import plotly.io as pio
+warnings.filterwarnings("ignore", message="IProgress not found")  # no widgets are needed to run a notebook
 try:
     import kaleido
     pio.renderers.default = "plotly_mimetype+png"
