@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import ablationlens as al
 from ablationlens.errors import InputError
 from ablationlens.report.sections import components, sections
 
@@ -41,6 +42,8 @@ def test_components_in_words(world: Any) -> None:
     assert components(world.rows.model.registry) == "4,608 rows"
     both = world.heads.model.registry + world.rows.model.registry.select(layer=0, module="attn.v")
     assert components(both) == "16 heads and 128 rows"
+    resid = al.custom_site("resid", {"torch": "transformer.h.0"}, groups=4)
+    assert components(world.rows.model.adapter.registry(resid)) == "4 custom components"
 
 
 def test_nothing_to_report(world: Any) -> None:
