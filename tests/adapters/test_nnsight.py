@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import linecache
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -450,3 +452,23 @@ def test_what_an_edit_of_the_users_keeps_is_not_overwritten(held: Any) -> None:
     with torch.no_grad():
         model.logits(torch.zeros(1, 32), al.batch(models.inputs_of("gpt2")))
     assert float(kept[0].abs().max()) > 0
+
+
+def test_a_pass_leaves_no_masks_and_logits_to_the_garbage_collector(held: Any) -> None:
+    """Traces hold themselves; a sweep whose passes waited to be collected would grow with them."""
+    adapter = al.adapt(held)
+    model = al.MaskedModel(adapter, adapter.registry("row"))
+    data, mask = al.batch(models.inputs_of("gpt2")), torch.zeros(4, len(model.registry))
+    model.logits(mask, data)
+    gc.collect()
+    gc.disable()
+    try:
+        bound = model.bind(data)
+        edits = model.plan.edits(mask, bound.stand_ins)
+        with torch.no_grad():
+            logits = adapter.run(bound.data, edits)
+        kept = [weakref.ref(logits), weakref.ref(edits[0].edit.off)]
+        del logits, edits
+        assert [one() for one in kept] == [None, None]
+    finally:
+        gc.enable()

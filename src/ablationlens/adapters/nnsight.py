@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
@@ -140,6 +141,7 @@ class NNsightAdapter(TorchAdapter):
     def _pass(self, batch: Batch, edits: Sequence[Placed] = ()) -> Tensor:
         self._check_length(batch)
         logits, _ = self._trace(batch, self._groups(batch, edits), keep=False)
+        gc.collect(0)  # a trace leaves circles that hold masks and logits: free them now, while they are cheap to find
         return logits
 
     def read(self, batch: Batch, taps: Sequence[Tap]) -> dict[Tap, Tensor]:
