@@ -10,33 +10,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from os import PathLike
-from pathlib import Path
 from typing import Any, SupportsFloat
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Float64
-from scipy import stats
+from jaxtyping import Bool
 
 from ablationlens.counterfactuals.record import record
 from ablationlens.data import Batch
-from ablationlens.errors import InputError, StoreError
-from ablationlens.files import load_arrays, save_arrays
+from ablationlens.errors import InputError
+from ablationlens.evaluate.agreement import agreement
+from ablationlens.evaluate.scores import Scores
 from ablationlens.masked_model import MaskedModel
-from ablationlens.masks.designs import Design, DesignName, LeaveOneOut, Random, random_design
+from ablationlens.masks.designs import RANDOM_DESIGNS, Design, DesignName, LeaveOneOut, Random, random_design
 from ablationlens.provenance import packages
-from ablationlens.randomness import raw
 from ablationlens.results import Attribution
 
 log = logging.getLogger("ablationlens")
 
 STREAM = "evaluate"
 """Held-out masks have a stream of random numbers of their own."""
-BOOTSTRAPS = 2000
-"""Resamples behind an interval."""
-KEYS = ("method", "alpha", "example")
-MEASURES = ("pearson", "spearman", "r2", "slope")
 SCAN = 20
 """Draws looked at for each held-out mask wanted, before masks that were used for fitting are let in and counted."""
 
@@ -66,115 +59,6 @@ class HeldOut(Design):
 
     def describe(self) -> dict[str, Any]:
         return {**self.source.describe(), "draws": self.draws, "overlap": self.overlap}
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Held-out correlation of one or several attributions.
-
-    Attributes:
-        frame: one row per method, alpha and example: pearson, spearman, r2, slope; NaN where undefined.
-        true: alpha -> outputs [draw, example] under held-out masks.
-        predicted: (method, alpha) -> predictions [draw, example].
-        overlap: alpha -> held-out masks that a fit has seen, because there are too few others.
-        draws: held-out masks for each alpha.
-        provenance: how they were made, JSON-able.
-    """
-
-    frame: pd.DataFrame
-    true: dict[float, Float[np.ndarray, "draw example"]]
-    predicted: dict[tuple[str, float], Float[np.ndarray, "draw example"]]
-    overlap: dict[float, int]
-    draws: int
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        return self.table().to_string(index=False, float_format="{:.3f}".format)
-
-    def table(self) -> pd.DataFrame:
-        """One row per method and alpha.
-
-        Columns: method, alpha, pearson (mean over examples), low and high (its 95% bootstrap interval), spearman, r2,
-        slope (means over examples), undefined (examples whose true or predicted outputs do not vary).
-        """
-        rows: list[dict[str, Any]] = []
-        for method, alpha in self.predicted:
-            group = self.frame[(self.frame["method"] == method) & (self.frame["alpha"] == alpha)]
-            values = np.asarray(group["pearson"], dtype=np.float64)
-            low, high = self._interval(method, alpha, values)
-            means = {name: _mean(np.asarray(group[name], dtype=np.float64)) for name in MEASURES}
-            rows.append(
-                {
-                    "method": method,
-                    "alpha": alpha,
-                    "pearson": means["pearson"],
-                    "low": low,
-                    "high": high,
-                    "spearman": means["spearman"],
-                    "r2": means["r2"],
-                    "slope": means["slope"],
-                    "undefined": int(np.isnan(values).sum()),
-                }
-            )
-        return pd.DataFrame(rows)
-
-    def _interval(self, method: str, alpha: float, values: Float64[np.ndarray, " example"]) -> tuple[float, float]:
-        """Bootstrap over examples; over draws where there is only one example."""
-        defined = values[~np.isnan(values)]
-        if len(defined) == 0:
-            return float("nan"), float("nan")
-        name = f"bootstrap:{method}:{alpha}"
-        if len(defined) > 1:
-            picks = _picks(name, len(defined))
-            means = defined[picks].mean(axis=1)
-        else:
-            example = int(np.flatnonzero(~np.isnan(values))[0])
-            true, predicted = self.true[alpha][:, example], self.predicted[method, alpha][:, example]
-            ok = np.isfinite(true) & np.isfinite(predicted)
-            picks = _picks(name, int(ok.sum()))
-            means = np.array([pearson(true[ok][pick, None], predicted[ok][pick, None])[0] for pick in picks[:500]])
-        low, high = np.nanpercentile(means, [2.5, 97.5])
-        return float(low), float(high)
-
-    def save(self, path: str | PathLike[str]) -> Path:
-        """Write to one safetensors file."""
-        keys = list(self.predicted)
-        header = {
-            "frame": [self.frame[name].tolist() for name in KEYS],
-            "alphas": list(self.true),
-            "predicted": keys,
-            "overlap": list(self.overlap.items()),
-            "draws": self.draws,
-            "provenance": self.provenance,
-        }
-        arrays = {f"true.{i}": self.true[alpha] for i, alpha in enumerate(self.true)}
-        arrays |= {f"frame.{name}": self.frame[name].to_numpy(np.float64) for name in MEASURES}
-        arrays |= {f"predicted.{i}": self.predicted[key] for i, key in enumerate(keys)}
-        return save_arrays(path, arrays, header)
-
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> Scores:
-        """Read what `save` wrote.
-
-        Raises:
-            StoreError: if there is no such file, or it is damaged.
-        """
-        arrays, header = load_arrays(path, "scores")
-        try:
-            columns = dict(zip(KEYS, header["frame"], strict=True))
-            columns |= {name: arrays[f"frame.{name}"] for name in MEASURES}
-            return cls(
-                frame=pd.DataFrame(columns),
-                true={alpha: arrays[f"true.{i}"] for i, alpha in enumerate(header["alphas"])},
-                predicted={
-                    (method, alpha): arrays[f"predicted.{i}"] for i, (method, alpha) in enumerate(header["predicted"])
-                },
-                overlap=dict(header["overlap"]),
-                draws=header["draws"],
-                provenance=header["provenance"],
-            )
-        except (KeyError, ValueError) as error:
-            raise StoreError(f"{path} does not hold scores ({error})") from error
 
 
 def evaluate(
@@ -262,7 +146,7 @@ def held_out_masks(source: Random, attributions: Mapping[str, Attribution]) -> H
 
 
 def design_of(attribution: Attribution) -> Design | None:
-    """The masks that an attribution was fitted on, made again from its provenance; None if it does not say."""
+    """The hard masks that an attribution was fitted on, made again from its provenance; None if it names none."""
     match attribution.provenance.get("masks"):
         case {"design": "leave_one_out"}:
             return LeaveOneOut(len(attribution.registry))
@@ -272,56 +156,10 @@ def design_of(attribution: Attribution) -> Design | None:
             "draws": int(draws),
             "seed": int(seed),
             "stream": str(stream),
-        }:
+        } if name in RANDOM_DESIGNS:
             return random_design(name, len(attribution.registry), alpha, draws, seed, stream)
         case _:
             return None
-
-
-def agreement(
-    true: Float64[np.ndarray, "draw example"], predicted: Float64[np.ndarray, "draw example"]
-) -> dict[str, Float64[np.ndarray, " example"]]:
-    """Correlation, R2 and slope of each example; NaN where either side does not vary.
-
-    R2 is that of the prediction itself, 1 - sum((true - predicted)^2) / sum((true - mean)^2), without refitting; the
-    slope is that of the true outputs on the predictions, 1 if the scale is right. Outputs that are not finite are left
-    out.
-    """
-    examples = true.shape[1]
-    out = {name: np.full(examples, np.nan) for name in MEASURES}
-    for example in range(examples):
-        ok = np.isfinite(true[:, example]) & np.isfinite(predicted[:, example])
-        y, p = true[ok, example], predicted[ok, example]
-        if len(y) < 2 or _constant(y) or _constant(p):
-            continue
-        out["pearson"][example] = pearson(y[:, None], p[:, None])[0]
-        out["spearman"][example] = pearson(stats.rankdata(y)[:, None], stats.rankdata(p)[:, None])[0]
-        out["r2"][example] = 1 - ((y - p) ** 2).sum() / ((y - y.mean()) ** 2).sum()
-        out["slope"][example] = np.cov(y, p)[0, 1] / p.var(ddof=1)
-    return out
-
-
-def pearson(
-    true: Float64[np.ndarray, "draw example"], predicted: Float64[np.ndarray, "draw example"]
-) -> Float64[np.ndarray, " example"]:
-    """Pearson correlation over draws, for each example."""
-    a, b = true - true.mean(axis=0), predicted - predicted.mean(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
-
-
-def _constant(values: Float64[np.ndarray, " draw"]) -> bool:
-    """Whether values differ by no more than rounding."""
-    return float(np.ptp(values)) <= 1e-7 * max(1.0, float(np.abs(values).max()))
-
-
-def _mean(values: Float64[np.ndarray, " example"]) -> float:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-
-
-def _picks(name: str, count: int) -> np.ndarray:
-    """Bootstrap resamples [resample, item] that depend on the name alone."""
-    return (raw(0, name, 0, BOOTSTRAPS * count) % count).reshape(BOOTSTRAPS, count)
 
 
 def _named(attributions: Mapping[str, Attribution] | Attribution) -> dict[str, Attribution]:
