@@ -19,6 +19,7 @@ from ablationlens.adapters.base import Adapter as Adapter
 from ablationlens.adapters.dispatch import adapt as adapt
 from ablationlens.attribution import coar as coar
 from ablationlens.attribution import leave_one_out as leave_one_out
+from ablationlens.attribution import path_gradient as path_gradient
 from ablationlens.basis import Basis as Basis
 from ablationlens.custom import CustomSite as CustomSite
 from ablationlens.custom import custom_site as custom_site
@@ -43,6 +44,7 @@ from ablationlens.masks import Balanced as Balanced
 from ablationlens.masks import Bernoulli as Bernoulli
 from ablationlens.masks import Design as Design
 from ablationlens.masks import LeaveOneOut as LeaveOneOut
+from ablationlens.masks import Paths as Paths
 from ablationlens.masks import Subset as Subset
 from ablationlens.outputs import KL as KL
 from ablationlens.outputs import CrossEntropy as CrossEntropy

@@ -36,6 +36,7 @@ class Attribution:
         registry: the components, in the order of the weights.
         provenance: how it was made: JSON-able.
         unidentified: components that the draws could not tell apart from others, or never varied.
+        errors: standard errors of the weights, in their shape, for methods that know them.
     """
 
     method: str
@@ -44,6 +45,7 @@ class Attribution:
     registry: Registry
     provenance: dict[str, Any] = field(default_factory=dict)
     unidentified: Bool[np.ndarray, " component"] | None = None
+    errors: xr.DataArray | None = None
 
     def __repr__(self) -> str:
         examples, components = self.weights.shape
@@ -77,13 +79,17 @@ class Attribution:
     def table(self) -> pd.DataFrame:
         """Components from the largest mean effect to the smallest: component, layer, module, kind, weight, spread.
 
-        The weight is the mean over examples, the spread the standard deviation over examples.
+        The weight is the mean over examples, the spread the standard deviation over examples. Methods that know their
+        standard errors add a column: the error of the mean.
         """
         frame = self.registry.frame().drop(columns="index")
         with warnings.catch_warnings():  # a component without a finite weight has neither mean nor spread
             warnings.simplefilter("ignore", RuntimeWarning)
             frame["weight"] = np.nanmean(self.weights.values, axis=0)
             frame["spread"] = np.nanstd(self.weights.values, axis=0)
+            if self.errors is not None:
+                squares = self.errors.values**2
+                frame["error"] = np.sqrt(np.nansum(squares, axis=0)) / np.isfinite(squares).sum(axis=0)
         order = np.argsort(-np.abs(frame["weight"].to_numpy()), kind="stable")
         return frame.iloc[order].reset_index(drop=True)
 
@@ -99,6 +105,8 @@ class Attribution:
         arrays = {"weights": self.weights.values, "bias": self.bias.values}
         if self.unidentified is not None:
             arrays["unidentified"] = self.unidentified.astype(np.uint8)
+        if self.errors is not None:
+            arrays["errors"] = self.errors.values
         return save_arrays(path, arrays, header)
 
     @classmethod
@@ -121,6 +129,7 @@ class Attribution:
                 header["examples"],
                 provenance=header["provenance"],
                 unidentified=None if flags is None else flags.astype(bool),
+                errors=arrays.get("errors"),
             )
         except (KeyError, InputError) as error:
             raise StoreError(f"{path} does not hold an attribution ({error})") from error
@@ -135,6 +144,7 @@ def attribution(
     *,
     provenance: dict[str, Any],
     unidentified: Bool[np.ndarray, " component"] | None = None,
+    errors: Float[np.ndarray, "example component"] | None = None,
 ) -> Attribution:
     """Label arrays with the registry's coordinates.
 
@@ -161,4 +171,5 @@ def attribution(
         registry,
         provenance,
         unidentified,
+        None if errors is None else labelled.copy(data=errors).rename("error"),
     )

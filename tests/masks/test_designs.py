@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import ablationlens as al
-from ablationlens.masks.designs import RANDOM_DESIGNS, _integer, random_design
+from ablationlens.masks.designs import RANDOM_DESIGNS, integer, random_design
 
 
 def test_bernoulli_keeps_each_component_with_its_probability() -> None:
@@ -145,7 +145,7 @@ def test_what_a_design_notes_is_json(design: str) -> None:
         assert type(described["alpha"]) is float
         assert json.loads(json.dumps(described)) == described
     for seed in (3, np.int64(3), np.uint8(3)):
-        assert type(_integer("seed", seed)) is int
+        assert type(integer("seed", seed)) is int
     for bad in (1e3, None, "0"):
         with pytest.raises(al.InputError, match="seed is an integer"):
-            _integer("seed", bad)
+            integer("seed", bad)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32, Shaped
 
 from ablationlens.counterfactuals.store import Settings, Store
 from ablationlens.data import Batch
@@ -42,7 +42,7 @@ class Counterfactuals:
     outputs: Float32[np.ndarray, "draw example"]
     provenance: dict[str, Any]
 
-    def masks(self) -> Bool[np.ndarray, "draw component"]:
+    def masks(self) -> Shaped[np.ndarray, "draw component"]:
         return self.design.masks(0, self.design.draws)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 
 from ablationlens.errors import InputError
 from ablationlens.randomness import permutation, raw
@@ -21,21 +21,18 @@ DesignName: TypeAlias = Literal["bernoulli", "subset", "balanced"]
 
 
 class Design(ABC):
-    """A sequence of hard masks over a registry's components."""
+    """A sequence of masks over a registry's components."""
 
     components: int
     draws: int
 
     @abstractmethod
-    def mask(self, draw: int) -> Bool[np.ndarray, " component"]:
-        """Mask of one draw: True = kept."""
+    def mask(self, draw: int) -> Shaped[np.ndarray, " component"]:
+        """Mask of one draw: booleans (True = kept), or float32 gates from 0 to 1."""
 
-    def masks(self, start: int, stop: int) -> Bool[np.ndarray, "draw component"]:
+    def masks(self, start: int, stop: int) -> Shaped[np.ndarray, "draw component"]:
         """Masks of the draws from `start` to `stop`."""
-        out = np.empty((stop - start, self.components), dtype=bool)
-        for row, draw in enumerate(range(start, stop)):
-            out[row] = self.mask(draw)
-        return out
+        return np.stack([self.mask(draw) for draw in range(start, stop)])
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -65,7 +62,7 @@ class Random(Design):
 
     def __post_init__(self) -> None:
         for name in ("components", "draws", "seed"):  # as Python's own integers, which JSON knows
-            object.__setattr__(self, name, _integer(name, getattr(self, name)))
+            object.__setattr__(self, name, integer(name, getattr(self, name)))
         try:
             object.__setattr__(self, "alpha", float(self.alpha))
         except (TypeError, ValueError) as error:
@@ -222,7 +219,12 @@ def random_design(name: str, components: int, alpha: float, draws: int, seed: in
     return RANDOM_DESIGNS[name](components, alpha, draws, seed, stream)
 
 
-def _integer(name: str, value: Any) -> int:
+def integer(name: str, value: Any) -> int:
+    """The value as Python's own integer.
+
+    Raises:
+        InputError: if it is none.
+    """
     try:
         return operator.index(value)
     except TypeError as error:

@@ -1,0 +1,144 @@
+"""What a path gradient keeps of its draws, and the estimate that is made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from ablationlens.registry import Registry
+
+POOLED_BELOW = 32
+"""Sites with fewer components share one shrinkage weight: that of a few numbers would be noise."""
+
+
+@dataclass
+class PathSums:
+    """Running sums over draws, for each example: memory does not grow with the draws.
+
+    Attributes:
+        path: sum of the gradients of gates on the path, [example, component].
+        squared: sum of their squares.
+        hits: draws in which a gate was on the path.
+        kept: sum of the gradients of kept gates.
+        keeps: draws in which a gate was kept.
+        gates: sum of the masks.
+        output: sum of the outputs, [example].
+        draws: draws that count, [example].
+        left_out: outputs or gradients that were not finite, and count nowhere.
+    """
+
+    path: Tensor
+    squared: Tensor
+    hits: Tensor
+    kept: Tensor
+    keeps: Tensor
+    gates: Tensor
+    output: Tensor
+    draws: Tensor
+    left_out: Tensor
+
+    @classmethod
+    def empty(cls, examples: int, components: int) -> PathSums:
+        wide = [torch.zeros(examples, components, dtype=torch.float64) for _ in range(6)]
+        return cls(*wide, *(torch.zeros(examples, dtype=torch.float64) for _ in range(3)))
+
+    def add(
+        self,
+        masks: Float[Tensor, "draw component"],
+        outputs: Float[Tensor, "draw example"],
+        gradients: Float[Tensor, "draw example component"],
+    ) -> None:
+        """Count a block of draws."""
+        finite = torch.isfinite(outputs) & torch.isfinite(gradients).all(-1)
+        self.left_out += (~finite).sum(0)
+        if not bool(finite.all()):
+            outputs, gradients = outputs.where(finite, 0), gradients.where(finite[:, :, None], 0)
+        counts = finite.T.float()
+        on_path = ((masks > 0) & (masks < 1)).float()
+        is_kept = (masks == 1).float()
+        of_path = gradients * on_path[:, None]
+        self.path += of_path.sum(0)
+        self.squared += of_path.square_().sum(0)
+        self.kept += (gradients * is_kept[:, None]).sum(0)
+        self.hits += counts @ on_path
+        self.keeps += counts @ is_kept
+        self.gates += counts @ masks
+        self.output += outputs.double().sum(0)
+        self.draws += finite.sum(0)
+
+    def __add__(self, other: PathSums) -> PathSums:
+        return PathSums(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+
+    def estimate(self, registry: Registry) -> Estimate:
+        """Weights, biases and standard errors of all examples (DESIGN, section 5).
+
+        For each example and site let p be the path means, k the means at kept gates (biased, but of many more samples)
+        and s2 the sampling variance of p. The estimate is c k + w (p - c k), with c = <k, p> / <k, k> and w =
+        1 - mean(s2) / mean((p - c k)^2) clipped to [0, 1]: all of p when the draws are many, the shape of k when they
+        are few. Gates that were on the path less than twice have no sampling variance, and get c k.
+        """
+        path, squared, hits = self.path.numpy(), self.squared.numpy(), self.hits.numpy()
+        kept, keeps = self.kept.numpy(), self.keeps.numpy()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            p, k = path / hits, np.where(keeps > 0, kept / np.maximum(keeps, 1), 0.0)
+            variance = np.maximum(squared - hits * p**2, 0) / (hits * (hits - 1))
+        weights, errors = np.empty_like(p), np.empty_like(p)
+        shares: dict[str, Float64[np.ndarray, " example"]] = {}
+        for name, columns in pools(registry):
+            known = hits[:, columns] >= 2
+            own_p = np.where(known, p[:, columns], 0.0)
+            own_k, own_v = k[:, columns], np.where(known, variance[:, columns], 0.0)
+            counted = np.maximum(known.sum(1), 1)
+            size = (own_k**2 * known).sum(1)
+            scale = np.where(size > 0, (own_k * own_p).sum(1) / np.where(size > 0, size, 1), 0.0)
+            rest = np.where(known, own_p - scale[:, None] * own_k, 0.0)
+            noise, spread = own_v.sum(1) / counted, (rest**2).sum(1) / counted
+            share = np.where(spread > noise, 1 - noise / np.where(spread > 0, spread, 1), 0.0)
+            weights[:, columns] = scale[:, None] * own_k + share[:, None] * rest
+            # of what is kept of the rest, and of the shape, which has the samples of kept gates
+            fewer = hits[:, columns] / np.maximum(keeps[:, columns], 1) * ((1 - share) * scale)[:, None] ** 2
+            errors[:, columns] = np.sqrt(np.where(known, (share[:, None] + fewer) * noise[:, None], np.nan))
+            shares[name] = share
+        lost = self.draws.numpy() == 0
+        weights[lost], errors[lost] = np.nan, np.nan
+        draws = np.maximum(self.draws.numpy(), 1)
+        bias = self.output.numpy() / draws - (weights * self.gates.numpy()).sum(1) / draws
+        return Estimate(weights, bias, errors, shares)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the sums say.
+
+    Attributes:
+        weights: [example, component].
+        bias: [example].
+        errors: standard errors of the weights.
+        shares: pool of sites -> w of each example: 1 where the path means are taken as they are.
+    """
+
+    weights: Float64[np.ndarray, "example component"]
+    bias: Float64[np.ndarray, " example"]
+    errors: Float64[np.ndarray, "example component"]
+    shares: dict[str, Float64[np.ndarray, " example"]]
+
+    def provenance(self) -> dict[str, Any]:
+        return {"shrinkage": {name: round(float(np.nanmean(share)), 4) for name, share in self.shares.items()}}
+
+
+def pools(registry: Registry) -> list[tuple[str, Any]]:
+    """Columns that share a shrinkage weight: those of one site, or of all small sites of one kind."""
+    large: list[tuple[str, Any]] = []
+    small: dict[str, list[int]] = {}
+    for part in registry.parts:
+        columns = range(part.start, part.stop)
+        if len(columns) >= POOLED_BELOW:
+            large.append((part.site.name(0).rpartition(" ")[0] or part.site.name(0), slice(part.start, part.stop)))
+        else:
+            small.setdefault(part.site.kind, []).extend(columns)
+    return large + [(f"{kind} of small sites", np.array(columns)) for kind, columns in small.items()]
