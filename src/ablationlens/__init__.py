@@ -17,6 +17,7 @@ from ablationlens.ablations import Zero as Zero
 from ablationlens.adapters.architectures import Architecture as Architecture
 from ablationlens.adapters.base import Adapter as Adapter
 from ablationlens.adapters.dispatch import adapt as adapt
+from ablationlens.attribution import attribute as attribute
 from ablationlens.attribution import coar as coar
 from ablationlens.attribution import leave_one_out as leave_one_out
 from ablationlens.attribution import path_gradient as path_gradient

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float64
 
-from ablationlens.counterfactuals.record import Counterfactuals, record
+from ablationlens.counterfactuals.record import record
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
 from ablationlens.masked_model import MaskedModel
@@ -75,7 +75,7 @@ def coar(
     check_draws(solver, draws, len(model.registry))
     found = record(model, data, masks, store=store, label="COAR", rows=rows, show_bar=show_bar)
     full = kept_outputs(model, data)
-    result = fit(found, solver, full)
+    result = fit(found.masks(), found.outputs.astype(np.float64), solver, full)
     provenance = {
         "method": "COAR",
         **{key: found.provenance["masks"][key] for key in ("design", "alpha", "draws", "seed")},
@@ -124,18 +124,23 @@ class Regression:
         }
 
 
-def fit(found: Counterfactuals, solver: SolverName, full: Float64[np.ndarray, " example"]) -> Regression:
+def fit(
+    masks: Bool[np.ndarray, "draw component"],
+    outputs: Float64[np.ndarray, "draw example"],
+    solver: SolverName,
+    full: Float64[np.ndarray, " example"],
+) -> Regression:
     """Regress outputs on masks.
 
     Outputs that are not finite are left out. Examples that share the same finite draws share one factorisation;
     normally that is all of them.
 
     Args:
-        found: outputs under masks.
+        masks: True = kept.
+        outputs: of each example under each mask.
         solver: name of the solver.
         full: output of each example with everything kept.
     """
-    masks, outputs = found.masks(), found.outputs.astype(np.float64)
     finite = np.isfinite(outputs)
     quarantined = int((~finite).sum())
     if quarantined:

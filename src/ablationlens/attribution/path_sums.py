@@ -74,30 +74,43 @@ class PathSums:
     def __add__(self, other: PathSums) -> PathSums:
         return PathSums(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
 
+    def means(self) -> Float64[np.ndarray, "example component"]:
+        """Mean gradient of every gate over the draws in which it was on the path; NaN if it never was."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.path.numpy() / self.hits.numpy()
+
+    def shapes(self) -> Float64[np.ndarray, "example component"]:
+        """Mean gradient of every gate over the draws in which it was kept; 0 if it never was."""
+        return self.kept.numpy() / np.maximum(self.keeps.numpy(), 1)
+
+    def variances(self) -> Float64[np.ndarray, "example component"]:
+        """Sampling variance of `means`; NaN for gates that were on the path less than twice."""
+        hits = self.hits.numpy()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.maximum(self.squared.numpy() - self.path.numpy() ** 2 / hits, 0) / (hits * (hits - 1))
+
     def estimate(self, registry: Registry) -> Estimate:
         """Weights, biases and standard errors of all examples (DESIGN, section 5).
 
         For each example and site let p be the path means, k the means at kept gates (biased, but of many more samples)
         and s2 the sampling variance of p. The estimate is c k + w (p - c k), with c = <k, p> / <k, k> and w =
         1 - mean(s2) / mean((p - c k)^2) clipped to [0, 1]: all of p when the draws are many, the shape of k when they
-        are few. Gates that were on the path less than twice have no sampling variance, and get c k.
+        are few. Gates that were on the path less than twice have no sampling variance and no error, and get c k.
         """
-        path, squared, hits = self.path.numpy(), self.squared.numpy(), self.hits.numpy()
-        kept, keeps = self.kept.numpy(), self.keeps.numpy()
-        with np.errstate(invalid="ignore", divide="ignore"):
-            p, k = path / hits, np.where(keeps > 0, kept / np.maximum(keeps, 1), 0.0)
-            variance = np.maximum(squared - hits * p**2, 0) / (hits * (hits - 1))
+        hits, keeps = self.hits.numpy(), self.keeps.numpy()
+        p, k, variance = self.means(), self.shapes(), self.variances()
         weights, errors = np.empty_like(p), np.empty_like(p)
         shares: dict[str, Float64[np.ndarray, " example"]] = {}
         for name, columns in pools(registry):
-            known = hits[:, columns] >= 2
-            own_p = np.where(known, p[:, columns], 0.0)
-            own_k, own_v = k[:, columns], np.where(known, variance[:, columns], 0.0)
-            counted = np.maximum(known.sum(1), 1)
-            size = (own_k**2 * known).sum(1)
-            scale = np.where(size > 0, (own_k * own_p).sum(1) / np.where(size > 0, size, 1), 0.0)
+            known, once = hits[:, columns] >= 2, hits[:, columns] >= 1
+            own_p, own_k = np.where(once, p[:, columns], 0.0), k[:, columns]
+            size = (own_k**2 * once).sum(1)
+            # without a gate on the path there is nothing to scale by: the shape is taken as it is
+            scale = np.where(size > 0, (own_k * own_p).sum(1) / np.where(size > 0, size, 1), 1.0 * ~once.any(1))
             rest = np.where(known, own_p - scale[:, None] * own_k, 0.0)
-            noise, spread = own_v.sum(1) / counted, (rest**2).sum(1) / counted
+            counted = np.maximum(known.sum(1), 1)
+            noise = np.where(known, variance[:, columns], 0.0).sum(1) / counted
+            spread = (rest**2).sum(1) / counted
             share = np.where(spread > noise, 1 - noise / np.where(spread > 0, spread, 1), 0.0)
             weights[:, columns] = scale[:, None] * own_k + share[:, None] * rest
             # of what is kept of the rest, and of the shape, which has the samples of kept gates
@@ -109,6 +122,35 @@ class PathSums:
         draws = np.maximum(self.draws.numpy(), 1)
         bias = self.output.numpy() / draws - (weights * self.gates.numpy()).sum(1) / draws
         return Estimate(weights, bias, errors, shares)
+
+
+class PathHalves:
+    """Sums over two independent halves of the draws: cycles of even and of odd number.
+
+    Args:
+        examples: of the data.
+        components: of the registry.
+        cycle: draws in which every gate is on the path once.
+    """
+
+    def __init__(self, examples: int, components: int, cycle: int) -> None:
+        self.even, self.odd = (PathSums.empty(examples, components) for _ in range(2))
+        self.cycle = cycle
+        self.draws = 0
+
+    def add(
+        self,
+        masks: Float[Tensor, "draw component"],
+        outputs: Float[Tensor, "draw example"],
+        gradients: Float[Tensor, "draw example component"],
+    ) -> None:
+        """Count the block of draws that follows those counted so far."""
+        number = torch.arange(self.draws, self.draws + len(masks))
+        is_odd = number // self.cycle % 2 == 1
+        for half, own in ((self.even, ~is_odd), (self.odd, is_odd)):
+            if bool(own.any()):
+                half.add(masks[own], outputs[own], gradients[own])
+        self.draws += len(masks)
 
 
 @dataclass(frozen=True)

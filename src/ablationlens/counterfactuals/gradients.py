@@ -29,7 +29,7 @@ def gradients(
     *,
     start: int = 0,
     stop: int | None = None,
-    label: str = "gradients",
+    label: str | None = "gradients",
     rows: int | None = None,
     show_bar: bool | None = None,
 ) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def gradients(
         accumulate: keeps what it wants of each block.
         start: first draw.
         stop: one after the last draw; all by default.
-        label: name of the run in the log.
+        label: name of the run in the log; None logs nothing.
         rows: rows of one pass; chosen if not given.
         show_bar: a progress bar; by default where there is a screen.
 
@@ -51,10 +51,11 @@ def gradients(
     """
     stop = design.draws if stop is None else stop
     sweep = Sweep(model, data, model.source(design, data), rows=rows)
-    sweep.announce(label, factor=3.0, share=(stop - start) / design.draws)
+    if label is not None:
+        sweep.announce(label, factor=3.0, share=(stop - start) / design.draws)
     begun = time.perf_counter()
     spans = list(sweep.blocks(start, stop))
-    for first, last in bar(spans, total=len(spans), unit="block", label=label, show_bar=show_bar):
+    for first, last in bar(spans, total=len(spans), unit="block", label=label or "gradients", show_bar=show_bar):
         accumulate(*sweep.gradients(first, last))
     return {
         **identity(model, data, design),
