@@ -41,30 +41,12 @@ from torch import Tensor
 import ablationlens as al
 from ablationlens import solvers
 from ablationlens.attribution.coar import fit
-from ablationlens.counterfactuals import Counterfactuals, record
+from ablationlens.counterfactuals import record
 from tests import models
 from tests.conftest import HOSTS, Host, host_of
 from tests.identities.killed_run import DRAWS, run
 
 SCRIPT = Path(__file__).with_name("killed_run.py")
-
-
-class Given(al.Design):
-    """Masks that a test made."""
-
-    def __init__(self, masks: np.ndarray) -> None:
-        self._masks = masks
-        self.draws, self.components = masks.shape
-
-    def mask(self, draw: int) -> np.ndarray:
-        return self._masks[draw]
-
-    def describe(self) -> dict[str, Any]:
-        return {"design": "given"}
-
-
-def found(masks: np.ndarray, outputs: np.ndarray) -> Counterfactuals:
-    return Counterfactuals(Given(masks), outputs.astype(np.float32), {})
 
 
 def random_masks(draws: int, components: int, alpha: float, seed: int = 0) -> np.ndarray:
@@ -148,12 +130,12 @@ def test_coar_requirement_04_fixed_size_subsets_leave_the_level_open_and_say_so(
     assert np.abs(one.weights - centred).max() < 1e-8  # minimum norm: weights that sum to 0; differences identified
     # COAR then fixes the level by the output with everything kept
     full = weights.sum(1) + 4
-    fixed = fit(found(masks, outputs), "least_squares", full)
+    fixed = fit(masks, outputs, "least_squares", full)
     assert fixed.level_fixed
     assert np.abs(fixed.weights - weights).max() < 1e-4
     assert np.abs(fixed.bias + fixed.weights.sum(1) - full).max() < 1e-4
     assert "all kept" in fixed.provenance()["level"]
-    free = fit(found(random_masks(200, 12, 0.25), random_masks(200, 12, 0.25) @ weights.T), "least_squares", full)
+    free = fit(random_masks(200, 12, 0.25), random_masks(200, 12, 0.25) @ weights.T, "least_squares", full)
     assert not free.level_fixed
     assert "identified" in free.provenance()["level"]
 
@@ -164,7 +146,7 @@ def test_coar_requirement_05_constant_components_are_flagged(solver: str) -> Non
     masks = random_masks(120, 9, 0.3)
     masks[:, 2], masks[:, 7] = True, False
     weights = rng.standard_normal((2, 9))
-    result = fit(found(masks, masks @ weights.T), solver, np.zeros(2))
+    result = fit(masks, masks @ weights.T, solver, np.zeros(2))
     assert result.unidentified.tolist() == [column in (2, 7) for column in range(9)]
     assert np.abs(result.weights[:, [2, 7]]).max() == 0
     others = [column for column in range(9) if column not in (2, 7)]
@@ -546,11 +528,11 @@ def test_coar_requirement_26_outputs_that_are_not_finite_are_quarantined() -> No
     outputs = masks @ weights.T + 1
     spoiled = outputs.copy()
     spoiled[[3, 50], 1], spoiled[7, 2] = [np.nan, np.inf], -np.inf
-    result = fit(found(masks, spoiled), "least_squares", outputs[0])
+    result = fit(masks, spoiled, "least_squares", outputs[0])
     assert np.abs(result.weights - weights).max() < 1e-4  # as if those draws had not been made
     assert result.provenance()["quarantined_outputs"] == 3
     spoiled[:, 0] = np.nan
-    result = fit(found(masks, spoiled), "least_squares", outputs[0])
+    result = fit(masks, spoiled, "least_squares", outputs[0])
     assert np.isnan(result.weights[0]).all()
     assert result.provenance()["examples_without_fit"] == 1
     assert np.abs(result.weights[1:] - weights[1:]).max() < 1e-4

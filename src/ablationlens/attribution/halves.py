@@ -20,7 +20,8 @@ def loss_of_regression(first: Weights, second: Weights) -> float:
     With r the cosine between the halves, the fit of both has the correlation sqrt(2 r / (1 + r)) with the limit
     (Spearman and Brown). Mean over examples; 1 where the halves do not agree at all.
     """
-    r = np.clip(_inner(first, second) / np.sqrt(_inner(first, first) * _inner(second, second)), 0.0, 1.0)
+    size = np.sqrt(_inner(first, first) * _inner(second, second))
+    r = np.clip(_ratio(_inner(first, second), size), 0.0, 1.0)
     return _mean_loss(np.sqrt(2 * r / (1 + r)))
 
 
@@ -32,7 +33,7 @@ def loss_of_paths(estimates: tuple[Weights, Weights], means: tuple[Weights, Weig
 
         <estimate 1, p2> / (|estimate 1| sqrt(<p1, p2>))
 
-    is the correlation of a half with the limit. Twice the draws have half the squared error.
+    is the correlation of a half with the limit. Twice the draws have half the noise, as in `loss_of_regression`.
 
     Args:
         estimates: of both halves.
@@ -44,15 +45,19 @@ def loss_of_paths(estimates: tuple[Weights, Weights], means: tuple[Weights, Weig
     halves: list[np.ndarray] = []
     for estimate, other in zip(estimates, (two, one), strict=True):
         own = np.where(known, estimate, 0.0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            halves.append(_inner(own, other) / (np.sqrt(_inner(own, own)) * length))
-    r = np.clip(np.nan_to_num((halves[0] + halves[1]) / 2), 0.0, 1.0)
-    squared = 1 - r**2  # share of the squared length that a half misses
-    return _mean_loss(np.sqrt(1 - squared / 2))
+        halves.append(_ratio(_inner(own, other), np.sqrt(_inner(own, own)) * length))
+    squared = np.clip((halves[0] + halves[1]) / 2, 0.0, 1.0) ** 2
+    return _mean_loss(np.sqrt(2 * squared / (1 + squared)))
 
 
 def _inner(a: Weights, b: Weights) -> Float64[np.ndarray, " example"]:
     return (a * b).sum(axis=1)
+
+
+def _ratio(above: Float64[np.ndarray, " example"], below: Float64[np.ndarray, " example"]) -> np.ndarray:
+    """Quotient; 0 where there is nothing to divide by."""
+    defined = np.isfinite(below) & (below > 0)
+    return np.where(defined, above / np.where(defined, below, 1.0), 0.0)
 
 
 def _mean_loss(correlation: Float64[np.ndarray, " example"]) -> float:

@@ -40,7 +40,7 @@ def path_gradient(
 
     A draw is one forward and one backward pass of every example, about 2.5 to 3 forward passes. Some hundreds of draws
     are enough however many components there are. Exact in expectation for outputs that are multilinear in the gates
-    (additive ones need a single draw); elsewhere its bias shrinks with `rho`. With few components, and draws many times
+    (additive ones need 1 / rho draws); elsewhere its bias shrinks with `rho`. With few components, and draws many times
     their number, `coar` is as good or better: `al.attribute` chooses.
 
     Args:

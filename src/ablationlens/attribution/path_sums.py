@@ -80,8 +80,9 @@ class PathSums:
             return self.path.numpy() / self.hits.numpy()
 
     def shapes(self) -> Float64[np.ndarray, "example component"]:
-        """Mean gradient of every gate over the draws in which it was kept; 0 if it never was."""
-        return self.kept.numpy() / np.maximum(self.keeps.numpy(), 1)
+        """Mean gradient of every gate over the draws in which it was kept; over its paths, or 0, if it never was."""
+        keeps = self.keeps.numpy()
+        return np.where(keeps > 0, self.kept.numpy() / np.maximum(keeps, 1), np.nan_to_num(self.means()))
 
     def variances(self) -> Float64[np.ndarray, "example component"]:
         """Sampling variance of `means`; NaN for gates that were on the path less than twice."""
