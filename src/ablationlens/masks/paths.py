@@ -18,12 +18,17 @@ from ablationlens.errors import InputError
 from ablationlens.masks.designs import Random
 from ablationlens.randomness import permutation, raw
 
+STRATA = 4
+"""Parts of (0, 1) that a gate's values take in turn: the mean over a path needs about a quarter fewer draws."""
+
 
 @dataclass(frozen=True)
 class Paths(Random):
     """Balanced paths: random orders of the gates, each cut into groups that are on the path in turn.
 
-    Seen from one gate, every other gate has the mean 1 - alpha, whatever `rho` is.
+    Seen from one gate, every other gate has the mean 1 - alpha, whatever `rho` is. A gate's values are stratified: in
+    four cycles it takes one from each quarter of (0, 1), in an order of its own. Cycles of even and of odd number are
+    stratified apart, so that the two halves of the draws are independent.
 
     Attributes:
         components: width of a mask.
@@ -78,23 +83,31 @@ class Paths(Random):
         threshold, edges, groups = round(self.off * 2**32), self._edges, self.groups
         for cycle in range(start // groups, (stop - 1) // groups + 1):
             order = permutation(self.seed, f"path:order:{self.stream}", cycle, self.components)
+            strata = self._strata(cycle)
             for group in range(groups):
                 draw = cycle * groups + group
                 if start <= draw < stop:
                     words = raw(self.seed, f"path:gates:{self.stream}", draw, self.components)
                     mask = (words.astype(np.uint64) >= threshold).astype(np.float32)
                     chosen = order[edges[group] : edges[group + 1]]
-                    mask[chosen] = between_0_and_1(words[chosen])
+                    mask[chosen] = (strata[chosen] + between_0_and_1(words[chosen])) / np.float32(STRATA)
                     out[draw - start] = mask
         return out
+
+    def _strata(self, cycle: int) -> np.ndarray:
+        """The quarter of (0, 1) that each gate is in during a cycle."""
+        number, half = divmod(cycle, 2)
+        block, turn = divmod(number, STRATA)
+        words = raw(self.seed, f"path:strata:{self.stream}", 2 * block + half, self.components * STRATA)
+        return np.argsort(words.reshape(self.components, STRATA), axis=1, kind="stable")[:, turn].astype(np.float32)
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "rho": self.rho, "groups": self.groups, "off": self.off}
 
 
 def between_0_and_1(words: np.ndarray) -> Float32[np.ndarray, " gate"]:
-    """Uniform float32 strictly inside (0, 1), by the 23 upper bits of raw integers: no rounding reaches an end."""
-    return ((words >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)
+    """Uniform float32 strictly inside (0, 1), by 20 bits of raw integers: no rounding, here or within a stratum, reaches an end."""
+    return ((words >> np.uint32(12)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-20)
 
 
 def on_path(masks: np.ndarray) -> np.ndarray:
