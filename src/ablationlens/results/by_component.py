@@ -1,8 +1,7 @@
-"""What methods return: labelled arrays with the registry that they belong to and a record of how they were made."""
+"""Attribution: one weight for each example and component."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -13,13 +12,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from ablationlens.errors import InputError, StoreError
-from ablationlens.files import load_arrays, save_arrays
 from ablationlens.registry import Registry
-
-FORMAT_VERSION = 1
+from ablationlens.results.arrays import labelled, labelled_bias, numbers, over_examples, strongest_first
+from ablationlens.results.saving import opened, write
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +63,10 @@ class Attribution:
         Raises:
             InputError: if the masks have another width.
         """
-        if isinstance(masks, Tensor):
-            masks = masks.detach().cpu().double().numpy()
-        try:
-            array = np.atleast_2d(np.asarray(masks, dtype=np.float64))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"masks are numbers [draw, {len(self.registry)}]; got {type(masks).__name__}") from error
+        shape = f"[draw, {len(self.registry)}]"
+        array = np.atleast_2d(numbers(masks, shape))
         if array.ndim != 2 or array.shape[1] != len(self.registry):
-            raise InputError(f"masks have shape [draw, {len(self.registry)}]; got {list(array.shape)}")
+            raise InputError(f"masks have shape {shape}; got {list(array.shape)}")
         return array @ np.nan_to_num(self.weights.values).T + self.bias.values[None, :]
 
     def table(self) -> pd.DataFrame:
@@ -83,31 +76,21 @@ class Attribution:
         standard errors add a column: the error of the mean.
         """
         frame = self.registry.frame().drop(columns="index")
-        with warnings.catch_warnings():  # a component without a finite weight has neither mean nor spread
-            warnings.simplefilter("ignore", RuntimeWarning)
-            frame["weight"] = np.nanmean(self.weights.values, axis=0)
-            frame["spread"] = np.nanstd(self.weights.values, axis=0)
-            if self.errors is not None:
-                squares = self.errors.values**2
-                frame["error"] = np.sqrt(np.nansum(squares, axis=0)) / np.isfinite(squares).sum(axis=0)
-        order = np.argsort(-np.abs(frame["weight"].to_numpy()), kind="stable")
-        return frame.iloc[order].reset_index(drop=True)
+        errors = None if self.errors is None else self.errors.values
+        return strongest_first(frame.assign(**over_examples(self.weights.values, errors)))
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Write to one safetensors file; nothing in it is ever unpickled."""
-        header = {
-            "format": FORMAT_VERSION,
-            "method": self.method,
-            "registry": self.registry.to_json(),
-            "provenance": self.provenance,
-            "examples": [str(name) for name in self.weights["example"].values],
-        }
-        arrays = {"weights": self.weights.values, "bias": self.bias.values}
-        if self.unidentified is not None:
-            arrays["unidentified"] = self.unidentified.astype(np.uint8)
-        if self.errors is not None:
-            arrays["errors"] = self.errors.values
-        return save_arrays(path, arrays, header)
+        return write(
+            path,
+            self.method,
+            self.weights,
+            self.bias,
+            self.registry,
+            self.provenance,
+            unidentified=self.unidentified,
+            errors=self.errors,
+        )
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Attribution:
@@ -116,23 +99,19 @@ class Attribution:
         Raises:
             StoreError: if there is no such file, or it is not one of ours or damaged.
         """
-        arrays, header = load_arrays(path, "an attribution")
-        try:
-            if header["format"] != FORMAT_VERSION:
-                raise StoreError(f"{path} has format {header['format']}; this version reads format {FORMAT_VERSION}")
-            flags = arrays.get("unidentified")
+        with opened(path) as saved:
+            if saved.weights.ndim == 3:
+                raise StoreError(f"{path} holds weights by position: al.AttributionByPosition.load({str(path)!r})")
             return attribution(
-                header["method"],
-                arrays["weights"],
-                arrays["bias"],
-                Registry.from_json(header["registry"], allow_absent=True),  # tables and figures need no basis
-                header["examples"],
-                provenance=header["provenance"],
-                unidentified=None if flags is None else flags.astype(bool),
-                errors=arrays.get("errors"),
+                saved.method,
+                saved.weights,
+                saved.bias,
+                saved.registry,
+                saved.examples,
+                provenance=saved.provenance,
+                unidentified=saved.unidentified,
+                errors=saved.errors,
             )
-        except (KeyError, InputError) as error:
-            raise StoreError(f"{path} does not hold an attribution ({error})") from error
 
 
 def attribution(
@@ -156,20 +135,13 @@ def attribution(
             f"weights have shape [{len(examples)}, {len(registry)}] and bias [{len(examples)}]; "
             f"got {list(weights.shape)} and {list(bias.shape)}"
         )
-    frame = registry.frame()
-    coordinates = {column: ("component", frame[column].to_numpy()) for column in ("layer", "module", "kind", "index")}
-    labelled = xr.DataArray(
-        weights,
-        dims=("example", "component"),
-        coords={"example": list(examples), "component": frame["component"].to_numpy(), **coordinates},
-        name="weight",
-    )
+    named = labelled(weights, registry, examples, ("example", "component"))
     return Attribution(
         method,
-        labelled,
-        xr.DataArray(bias, dims=("example",), coords={"example": list(examples)}, name="bias"),
+        named,
+        labelled_bias(bias, examples),
         registry,
         provenance,
         unidentified,
-        None if errors is None else labelled.copy(data=errors).rename("error"),
+        None if errors is None else named.copy(data=errors).rename("error"),
     )

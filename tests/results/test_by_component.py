@@ -1,4 +1,4 @@
-"""Attributions: labelled, predicted with, saved and loaded."""
+"""Attributions of components: labelled, predicted with, saved and loaded."""
 
 from __future__ import annotations
 
