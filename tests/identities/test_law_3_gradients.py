@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import ablationlens as al
+from ablationlens.attribution import attribution_patching
 from ablationlens.sites import Site
 from tests import models
 from tests.conftest import HOSTS, Host, host_of
@@ -69,30 +70,47 @@ def test_mask_gradient_at_one_is_gradient_times_parameter(host_and_kind: tuple[H
     assert largest > 1e-3
 
 
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 @pytest.mark.parametrize("kind", ["row", "neuron", "head", "column"])
 @pytest.mark.parametrize("holder", HOSTS)
-def test_mask_gradient_at_one_with_a_counterfactual_is_attribution_patching(holder: str, name: str, kind: str) -> None:
+def test_attribution_patching_is_the_difference_of_activations_times_the_gradient(
+    holder: str, kind: str, name: str, direction: Any
+) -> None:
     host = host_of(holder, name)
     registry = host.registry(kind)
-    clean, other = host.inputs(3), host.inputs(3, seed=5)
+    clean, corrupt = host.inputs(3), host.inputs(3, seed=5)
     data = al.batch(clean)
-    model = al.MaskedModel(host.adapter, registry, al.Counterfactual(data.like(other)), output=scalar)
-    mask = torch.ones(3, len(registry), requires_grad=True)
-    (gradient,) = torch.autograd.grad(model(mask, data).sum(), mask)
+    model = al.MaskedModel(host.adapter, registry, output=scalar)
+    found = attribution_patching(model, data, data.like(corrupt), direction=direction, by_position=True)
+    whole = attribution_patching(model, data, data.like(corrupt), direction=direction)
 
-    with_gradient = probed(host.reference, clean)
-    without = probed(host.reference, other)
+    of_clean, of_corrupt = probed(host.reference, clean), probed(host.reference, corrupt)
     expected: list[Tensor] = []
     for part in registry.parts:
         site = part.site
         module = {"head": "attn.o", "neuron": "mlp.out"}.get(site.kind, site.module)
         key = (site.layer, module, "out" if site.kind == "row" else "in")
-        (mine, slope), (theirs, _) = with_gradient[key], without[key]
-        features = ((mine - theirs) * slope).sum(1)
+        _, slope = (of_corrupt if direction == "denoising" else of_clean)[key]
+        features = (of_clean[key][0] - of_corrupt[key][0]) * slope
         expected += [group.sum(-1) for group in features.split(site.basis.block, dim=-1)]
-    assert models.distance(gradient, torch.stack(expected, -1)) < 1e-5
-    assert float(gradient.abs().max()) > 1e-3
+    by_position = torch.stack(expected, -1)
+    assert models.distance(torch.tensor(found.weights.values), by_position) < 1e-5
+    assert models.distance(torch.tensor(whole.weights.values), by_position.sum(1)) < 1e-5
+    assert float(by_position.abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("holder", HOSTS)
+def test_mask_gradient_at_one_with_a_counterfactual_is_attribution_patching(holder: str) -> None:
+    """In noising; what a MaskedModel gives by itself."""
+    host = host_of(holder, "gpt2")
+    registry, data = host.registry("head"), al.batch(host.inputs(3))
+    other = data.like(host.inputs(3, seed=5))
+    model = al.MaskedModel(host.adapter, registry, al.Counterfactual(other), output=scalar)
+    mask = torch.ones(3, len(registry), requires_grad=True)
+    (gradient,) = torch.autograd.grad(model(mask, data).sum(), mask)
+    found = attribution_patching(model, data, other, direction="noising")
+    assert models.distance(gradient, torch.tensor(found.weights.values).float()) < 1e-5
 
 
 def probed(model: Any, inputs: Tensor) -> dict[tuple[int, str, str], tuple[Tensor, Tensor]]:
