@@ -114,6 +114,13 @@ def test_names_are_short_and_unique() -> None:
     assert batch(torch.rand(2, 3)).names() == ("example 0", "example 1")
 
 
+def test_fingerprint_reads_slices_of_one_row() -> None:
+    """A slice of a single row calls itself contiguous, whatever its stride is."""
+    tokens = torch.arange(24).reshape(1, 24)
+    sliced = batch(tokens[:, :8], labels=tokens[:, 16])
+    assert sliced.fingerprint() == batch(tokens[:, :8].clone(), labels=tokens[:, 16].clone()).fingerprint()
+
+
 def test_fingerprint_tells_batches_apart() -> None:
     ids = torch.tensor([[2, 3, 4], [5, 6, 7]])
     same = {batch(ids).fingerprint(), batch(ids.int()).fingerprint(), batch(ids.tolist()).fingerprint()}

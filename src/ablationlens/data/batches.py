@@ -167,7 +167,7 @@ class Batch:
                 digest.update(f"{name} none;".encode())
                 continue
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-            flat = tensor.detach().cpu().contiguous().flatten()
+            flat = tensor.detach().cpu().flatten().clone(memory_format=torch.contiguous_format)
             digest.update(flat.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 

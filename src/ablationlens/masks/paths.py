@@ -106,7 +106,7 @@ class Paths(Random):
 
 
 def between_0_and_1(words: np.ndarray) -> Float32[np.ndarray, " gate"]:
-    """Uniform float32 strictly inside (0, 1), by 20 bits of raw integers: no rounding, here or within a stratum, reaches an end."""
+    """Uniform float32 strictly inside (0, 1), by 20 bits of raw integers: no rounding reaches an end of a stratum."""
     return ((words >> np.uint32(12)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-20)
 
 

@@ -13,6 +13,8 @@ def output_name(provenance: Mapping[str, Any]) -> str:
 
     A class gives its name in words (``logit difference``), a function of the user's its own name.
     """
+    if "gap" in provenance:
+        return "share of the gap"
     output: Any = provenance.get("output")
     if isinstance(output, Mapping):
         described = cast("Mapping[str, Any]", output)
