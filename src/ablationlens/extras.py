@@ -7,7 +7,7 @@ from types import ModuleType
 
 from ablationlens.errors import MissingExtraError
 
-EXTRA_OF: dict[str, str] = {"circuitsvis": "circuitsvis"}
+EXTRA_OF: dict[str, str] = {"captum": "captum", "circuitsvis": "circuitsvis"}
 """Which extra of this package brings which optional module."""
 
 
