@@ -157,7 +157,8 @@ def _paths(
     """Rounds of path gradients; cycles of even and of odd number are the two halves."""
     draws = budget // GRADIENT_COST
     # without early stopping the end is known: many draws can afford twice the variance for half the bias
-    rho = alpha if tolerance is None and draws * min(2 * alpha, 1.0) >= MANY_HITS else None
+    widest = 2 * min(alpha, 1 - alpha)
+    rho = widest / 2 if tolerance is None and draws * widest >= MANY_HITS else None
     design = Paths(len(model.registry), alpha, draws, seed, rho=rho)
     halves = PathHalves(len(data), len(model.registry), design.groups)
     seconds = 0.0

@@ -48,8 +48,8 @@ def path_gradient(
         data: the examples.
         alpha: share of components that is ablated on average.
         draws: masks; below 2 / rho no gate is on the path twice, and the weights are those at kept gates.
-        rho: share of the gates on the path of a draw; by default 2 * alpha, which has the smallest variance. alpha has
-            half the bias and twice the variance.
+        rho: share of the gates on the path of a draw; by default 2 * alpha (2 * (1 - alpha) if more than half is
+            ablated), which has the smallest variance. Half of it has half the bias and twice the variance.
         h: share of the gates that is ablated outright; rho / 2 + h = alpha, so one of the two is enough.
         seed: draw i depends on (seed, i) alone.
         rows: rows of one pass; chosen if not given.

@@ -37,18 +37,20 @@ class Paths(Random):
         seed: first part of every draw's address.
         stream: second part.
         rho: share of the gates that are on the path of a draw, at most 2 * alpha, which is the default: then none has
-            to be ablated outright. It is 1 / groups; the nearest such share from below is taken.
+            to be ablated outright. With more than half ablated it is at most 2 * (1 - alpha): then all others are. It
+            is 1 / groups; the nearest such share from below is taken.
     """
 
     rho: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        highest = min(2 * self.alpha, 1.0)
+        highest = 2 * min(self.alpha, 1 - self.alpha)
+        limit = "2 * alpha" if self.alpha <= 0.5 else "2 * (1 - alpha)"
         rho = highest if self.rho is None else self.rho
         if not 0 < rho <= highest + 1e-9:
             raise InputError(
-                f"rho is the share of gates on the path of a draw, above 0 and at most 2 * alpha = {highest:.4g}, "
+                f"rho is the share of gates on the path of a draw, above 0 and at most {limit} = {highest:.4g}, "
                 f"because a gate on the path is half ablated on average; got {rho}"
             )
         object.__setattr__(self, "rho", float(rho))
