@@ -1,4 +1,4 @@
-"""Law 4: on a function additive in the gates, regression and leave-one-out agree with the edited weights to 1e-5.
+"""Law 4: on a function additive in the gates, every method agrees with the edited weights to 1e-5.
 
 The additive functions are real models whose last module writes to the logits without anything non-linear after it:
 the final norm of the transformers is skipped by a hook.
@@ -14,6 +14,7 @@ import torch
 
 import ablationlens as al
 from ablationlens import solvers
+from ablationlens.attribution import gradient_x_parameter, integrated_gradients, path_gradient, shapley
 from tests import models
 from tests.conftest import HOSTS
 
@@ -87,6 +88,33 @@ def test_regression_and_leave_one_out_agree_with_edited_weights(holder: str, nam
     assert np.abs(coar.predict(np.zeros(components))[0] - everything_off).max() < 1e-5 * np.abs(expected).sum(1).max()
 
 
+@pytest.mark.parametrize(("holder", "name", "kind"), CASES)
+def test_gradients_and_shapley_values_agree_with_edited_weights(holder: str, name: str, kind: str) -> None:
+    """One cycle of paths, one step or one order is as good as many: the gradient is the same everywhere."""
+    model, data, reference, inputs = additive_case(holder, name, kind)
+    expected = truth(model, reference, inputs)
+    components = len(model.registry)
+    found = {
+        "gradient x parameter": gradient_x_parameter(model, data),
+        "integrated gradients": integrated_gradients(model, data, steps=1),
+        "path gradient, one cycle": path_gradient(model, data, alpha=0.3, draws=2),
+        "path gradient": path_gradient(model, data, alpha=0.1, draws=40),
+        "path gradient, one gate": path_gradient(model, data, alpha=0.3, draws=2 * components, rho=1e-6),
+        "Shapley, one order": shapley(model, data, samples=1),
+    }
+    if components <= 10:
+        found["Shapley, every mask"] = shapley(model, data, method="exact")
+    scale = max(1.0, np.abs(expected).max())
+    full = output(models.logits_of(reference, inputs)).numpy()
+    none = full - expected.sum(1)
+    for method, attribution in found.items():
+        assert np.abs(attribution.weights.values - expected).max() < 1e-5 * scale, method
+        assert np.abs(attribution.bias.values - none).max() < 1e-5 * np.abs(expected).sum(1).max(), method
+    errors = found["path gradient"].errors
+    assert errors is not None
+    assert np.nanmax(errors.values) < 1e-3 * scale  # what is the same everywhere has no spread but single precision
+
+
 def test_on_a_function_that_is_not_additive_they_differ() -> None:
     """What makes the agreement above mean something."""
     reference = models.gpt2()
@@ -94,6 +122,13 @@ def test_on_a_function_that_is_not_additive_they_differ() -> None:
     model = al.MaskedModel(adapter, adapter.registry("head"), al.Zero(), output)
     data = al.batch(models.inputs_of("gpt2", 3))
     loo = al.leave_one_out(model, data)
-    coar = al.coar(model, data, alpha=0.5, draws=100, solver="least_squares")
+    others = (
+        al.coar(model, data, alpha=0.5, draws=100, solver="least_squares"),
+        gradient_x_parameter(model, data),
+        integrated_gradients(model, data),
+        path_gradient(model, data, alpha=0.5, draws=100),
+        shapley(model, data, method="exact"),
+    )
     assert np.abs(loo.weights.values - truth(model, reference, models.inputs_of("gpt2", 3))).max() < 1e-4
-    assert np.abs(loo.weights.values - coar.weights.values).max() > 1e-2
+    for one in others:
+        assert np.abs(loo.weights.values - one.weights.values).max() > 1e-2, one.method
