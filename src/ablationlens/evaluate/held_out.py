@@ -20,6 +20,7 @@ from ablationlens.counterfactuals.record import record
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
 from ablationlens.evaluate.agreement import agreement
+from ablationlens.evaluate.checks import check_belong, named
 from ablationlens.evaluate.scores import Scores
 from ablationlens.masked_model import MaskedModel
 from ablationlens.masks.designs import RANDOM_DESIGNS, Design, DesignName, LeaveOneOut, Random, random_design
@@ -89,13 +90,15 @@ def evaluate(
     Raises:
         InputError: if an attribution belongs to another registry or other data, or draws or alphas do not fit.
     """
-    named = _named(attributions)
-    _check(model, data, named, draws)
+    methods = named(attributions, "al.evaluate(model, data, {'COAR': coar, ...})")
+    if draws < 3:
+        raise InputError(f"a correlation needs at least 3 draws, better some hundreds; got {draws}")
+    check_belong(model, data, methods)
     shares = [float(alpha) for alpha in np.atleast_1d(np.asarray(alphas, dtype=np.float64))]
     if not shares:
         raise InputError("alphas are shares of components to ablate, at least one: alphas=[0.05]")
     sources = {alpha: random_design(design, len(model.registry), alpha, draws, seed, STREAM) for alpha in shares}
-    held_out = {alpha: held_out_masks(source, named) for alpha, source in sources.items()}
+    held_out = {alpha: held_out_masks(source, methods) for alpha, source in sources.items()}
     true: dict[float, np.ndarray] = {}
     predicted: dict[tuple[str, float], np.ndarray] = {}
     rows_of_frame: list[dict[str, Any]] = []
@@ -104,7 +107,7 @@ def evaluate(
         found = record(model, data, masks, label=f"held-out, alpha {alpha:g}", rows=rows, show_bar=show_bar)
         provenance = {**found.provenance, "masks": {**masks.describe(), "alpha": shares}, "packages": packages()}
         true[alpha] = found.outputs.astype(np.float64)
-        for name, attribution in named.items():
+        for name, attribution in methods.items():
             predicted[name, alpha] = attribution.predict(found.masks())
             columns = agreement(true[alpha], predicted[name, alpha])
             rows_of_frame += [
@@ -160,37 +163,3 @@ def design_of(attribution: Attribution) -> Design | None:
             return random_design(name, len(attribution.registry), alpha, draws, seed, stream)
         case _:
             return None
-
-
-def _named(attributions: Mapping[str, Attribution] | Attribution) -> dict[str, Attribution]:
-    """Attributions by name; one alone goes by its method."""
-    if isinstance(attributions, Attribution):
-        return {attributions.method: attributions}
-    named = dict(attributions) if isinstance(attributions, Mapping) else {}
-    if not named or not all(isinstance(one, Attribution) for one in named.values()):
-        raise InputError(
-            "there is nothing to evaluate: give attributions by name, al.evaluate(model, data, {'COAR': coar, ...})"
-        )
-    return named
-
-
-def _check(model: MaskedModel, data: Batch, named: Mapping[str, Attribution], draws: int) -> None:
-    if draws < 3:
-        raise InputError(f"a correlation needs at least 3 draws, better some hundreds; got {draws}")
-    for name, attribution in named.items():
-        if attribution.registry != model.registry:
-            raise InputError(
-                f"attribution '{name}' is of another registry ({len(attribution.registry)} components, the model has "
-                f"{len(model.registry)}); evaluate it with the MaskedModel that made it"
-            )
-        if attribution.weights.shape[0] != len(data):
-            raise InputError(
-                f"attribution '{name}' is of {attribution.weights.shape[0]} examples, the data has {len(data)}; "
-                "evaluate it on the examples that it was made for"
-            )
-        made_for = attribution.provenance.get("data", {}).get("fingerprint")
-        if made_for is not None and made_for != data.fingerprint():
-            raise InputError(
-                f"attribution '{name}' is of other data: its weights belong to other inputs, labels or scored "
-                "positions; evaluate it on the examples that it was made for"
-            )

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from ablationlens.errors import InputError
 from ablationlens.plots.labels import counted, escaped, output_name, shortened
 from ablationlens.plots.theme import LIGHT, Theme
-from ablationlens.results import Attribution
+from ablationlens.results import Attribution, of_components
 
 By: TypeAlias = Literal["weight", "mean", "share"]
 """Sum of the weights of a cell; their mean, which does not grow with the cell's size; share of the absolute weight."""
@@ -123,6 +123,7 @@ def heads(attribution: Attribution, *, theme: Theme = LIGHT) -> go.Figure:
 
 def _frame(attribution: Attribution) -> pd.DataFrame:
     """One row per component in the order of the registry: layer, module, kind, index, mean weight, spread."""
+    attribution = of_components(attribution, "this figure")
     weights = attribution.weights.transpose("example", "component")
     frame = pd.DataFrame({name: weights[name].to_numpy() for name in ("layer", "module", "kind", "index")})
     frame["weight"] = weights.mean("example").to_numpy()

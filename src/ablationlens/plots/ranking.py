@@ -7,12 +7,19 @@ import plotly.graph_objects as go
 
 from ablationlens.errors import InputError
 from ablationlens.plots.labels import counted, escaped, output_name, shortened
-from ablationlens.plots.theme import LIGHT, NEGATIVE, POSITIVE, Theme
-from ablationlens.results import Attribution
+from ablationlens.plots.theme import LIGHT, NEGATIVE, NEUTRAL, POSITIVE, Theme
+from ablationlens.results import Attribution, of_components
+
+NORMAL_95 = 1.96
+"""Standard errors on each side of a 95% interval."""
 
 
 def ranking(attribution: Attribution, top: int = 30, *, theme: Theme = LIGHT) -> go.Figure:
-    """Bars of the strongest components: mean weight over examples, and its standard deviation between them.
+    """Bars of the strongest components: mean weight over examples, with whiskers.
+
+    Thin whiskers are the standard deviation between examples: how much the component differs from one to another.
+    Thick ones, for methods that know their standard errors, are the 95% interval of the mean weight itself: how well
+    the draws determine it.
 
     Args:
         attribution: weights of components.
@@ -22,6 +29,7 @@ def ranking(attribution: Attribution, top: int = 30, *, theme: Theme = LIGHT) ->
     Raises:
         InputError: if `top` is less than 1.
     """
+    attribution = of_components(attribution, "this figure")
     if top < 1:
         raise InputError(f"top={top}: the number of components to draw is at least 1, for example ranking(a, top=30)")
     table = attribution.table()
@@ -32,18 +40,38 @@ def ranking(attribution: Attribution, top: int = 30, *, theme: Theme = LIGHT) ->
     positions = np.arange(len(table))
     names = [str(name) for name in table["component"]]
     unit = escaped(output_name(attribution.provenance))
+    spread = np.asarray(table["spread"], dtype=np.float64)
+    errors = np.asarray(table["error"], dtype=np.float64) if "error" in table else None
+    margin = None if errors is None else np.nan_to_num(NORMAL_95 * errors)
+    hover = [f"spread {value:.3g}" for value in spread]
+    if errors is not None:
+        hover = [f"{text}, standard error {error:.2g}" for text, error in zip(hover, errors, strict=True)]
     figure = go.Figure(
         go.Bar(
             x=weights,
             y=positions,
             orientation="h",
             marker={"color": [POSITIVE if weight >= 0 else NEGATIVE for weight in weights]},
-            error_x={"type": "data", "array": table["spread"].to_numpy(), "visible": examples > 1},
-            customdata=np.column_stack([[escaped(name) for name in names], table["spread"].map("{:.3g}".format)]),
-            hovertemplate="<b>%{customdata[0]}</b><br>weight %{x:+.4g}<br>spread %{customdata[1]}<extra></extra>",
+            error_x={"type": "data", "array": spread, "visible": examples > 1},
+            customdata=np.column_stack([[escaped(name) for name in names], hover]),
+            hovertemplate="<b>%{customdata[0]}</b><br>weight %{x:+.4g}<br>%{customdata[1]}<extra></extra>",
         )
     )
-    subtitle = f"mean and standard deviation of {counted(examples, 'example')}" if examples > 1 else "one example"
+    if margin is not None:
+        figure.add_scatter(
+            x=weights,
+            y=positions,
+            mode="markers",
+            marker={"size": 1, "color": NEUTRAL},
+            error_x={"type": "data", "array": margin, "color": NEUTRAL, "thickness": 5, "width": 0},
+            hoverinfo="skip",
+        )
+    if errors is None:
+        subtitle = f"mean and standard deviation of {counted(examples, 'example')}" if examples > 1 else "one example"
+    elif examples > 1:
+        subtitle = f"thin: standard deviation of {counted(examples, 'example')}, thick: 95% interval"
+    else:
+        subtitle = "one example, thick: 95% interval"
     figure.update_layout(
         template=theme.template,
         title={

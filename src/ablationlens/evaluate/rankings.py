@@ -1,0 +1,131 @@
+"""Rankings of components, and the masks that keep or ablate the top of each."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor
+
+from ablationlens.masks.designs import Design
+from ablationlens.randomness import permutation
+from ablationlens.results import Attribution
+from ablationlens.sweep import Sweep
+
+Order: TypeAlias = Literal["signed", "absolute"]
+"""Most positive weights first, or largest first whatever their sign."""
+Ranking: TypeAlias = Literal["mean", "example"]
+"""One ranking for all examples, of the mean weights; or one for each example, of its own weights."""
+
+INSERTION, DELETION = 0, 1
+DIRECTIONS = ("insertion", "deletion")
+"""The top is kept and the rest ablated; the top is ablated and the rest kept."""
+
+
+def ranked(
+    attribution: Attribution, order: Order, ranking: Ranking, seed: int
+) -> Integer[np.ndarray, "ranking component"]:
+    """Columns of the components, the most important first: one row, or one for each example.
+
+    A weight that is not finite counts as 0, as in `Attribution.predict`. Equal weights are put in a random order (of
+    the seed): in the registry's order the early layers would come first.
+    """
+    weights = attribution.weights.values.astype(np.float64)
+    if ranking == "mean":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a component without a finite weight has no mean
+            weights = np.nanmean(np.where(np.isfinite(weights), weights, np.nan), axis=0, keepdims=True)
+    values = np.nan_to_num(weights, nan=0.0, posinf=0.0, neginf=0.0)
+    values = np.abs(values) if order == "absolute" else values
+    ties = permutation(seed, "faithfulness:ties", 0, values.shape[1])
+    return np.stack([ties[np.argsort(-row[ties], kind="stable")] for row in values])
+
+
+def random_rankings(components: int, count: int, seed: int) -> Integer[np.ndarray, "ranking component"]:
+    """Random orders of the components; order i depends on (seed, i) alone."""
+    return np.stack([permutation(seed, "faithfulness:random", i, components) for i in range(count)])
+
+
+def kept_top(order: Integer[np.ndarray, " component"], count: int, direction: int) -> Bool[np.ndarray, " component"]:
+    """The mask that keeps, or ablates, the first `count` components of an order."""
+    mask = np.full(len(order), direction == DELETION)
+    mask[order[:count]] = direction == INSERTION
+    return mask
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked(Design):
+    """Masks of rankings: for each ranking, for each direction, for each count. They are made on the fly.
+
+    Attributes:
+        rankings: columns of the components, the most important first.
+        counts: how many of them are kept (insertion) or ablated (deletion).
+    """
+
+    rankings: Integer[np.ndarray, "ranking component"]
+    counts: tuple[int, ...]
+    components: int = field(init=False)
+    draws: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "components", self.rankings.shape[-1])
+        object.__setattr__(self, "draws", len(self.rankings) * len(DIRECTIONS) * len(self.counts))
+
+    def mask(self, draw: int) -> Bool[np.ndarray, " component"]:
+        rest, count = divmod(draw, len(self.counts))
+        ranking, direction = divmod(rest, len(DIRECTIONS))
+        return kept_top(self.rankings[ranking], self.counts[count], direction)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "design": "ranked",
+            "rankings": len(self.rankings),
+            "counts": list(self.counts),
+            "components": self.components,
+            "draws": self.draws,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class RankedByExample:
+    """The same with a ranking for each example: masks [draw, example, component].
+
+    Attributes:
+        rankings: [ranking, example, component].
+        counts: as in `Ranked`.
+    """
+
+    rankings: Integer[np.ndarray, "ranking example component"]
+    counts: tuple[int, ...]
+
+    @property
+    def components(self) -> int:
+        return self.rankings.shape[-1]
+
+    @property
+    def draws(self) -> int:
+        return len(self.rankings) * len(DIRECTIONS) * len(self.counts)
+
+    def masks(self, start: int, stop: int) -> Bool[np.ndarray, "draw example component"]:
+        each = [Ranked(self.rankings[:, example], self.counts) for example in range(self.rankings.shape[1])]
+        return np.stack([one.masks(start, stop) for one in each], axis=1)
+
+
+class ExampleSweep(Sweep):
+    """A sweep in which every example has its own masks: its source gives [draw, example, component]."""
+
+    def _outputs(self, start: int, stop: int, limit: int | None) -> Float[Tensor, "draw example"]:
+        out = torch.empty(stop - start, self.examples)
+        with torch.no_grad(), self.model.adapter.session() as run:
+            for number, (draws, rows) in enumerate(self.packing.spans(start, stop, self.examples)):
+                if limit is not None and number >= limit:
+                    break
+                masks = self._masks(draws)[:, rows.start : rows.stop].flatten(0, 1)
+                values = self.model.evaluate(masks, *self._packed(len(draws), rows), run)
+                own = slice(draws.start - start, draws.stop - start)
+                out[own, rows.start : rows.stop] = values.view(len(draws), len(rows)).to("cpu", torch.float32)
+        return out
