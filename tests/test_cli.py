@@ -28,6 +28,8 @@ def test_run_writes_everything_and_prints_a_table(command: Command, write_config
     code, printed, err = command("run", write_config(), "--out", out)
     assert code == 0, err
     assert "pearson" in printed and "leave-one-out" in printed and str(out / "report.html") in printed
+    assert printed.startswith("COAR: 41 forward passes of the data\n  held-out correlation 0.")
+    assert "\nleave-one-out: 9 forward passes of the data\n" in printed
     assert "COAR: 40 masks x 3 examples = 120 forward rows" in err
     names = {path.name for path in out.iterdir()}
     assert names == {
@@ -147,6 +149,9 @@ def test_wrong_calls(
         ({"registry": {"kinds": "head", "size": 4}}, "size= belongs to kind 'row_block'"),
         ({"method": {"coar": {"alpha": 0.01, "draws": 9}}}, "smallest alpha"),
         ({"method": {"coar": {"alpha": 0.25, "draws": 8, "solver": "least_squares"}}}, "draws"),
+        ({"method": {"attribute": {"alpha": 0.01}}}, "smallest alpha"),
+        ({"method": {"path_gradient": {"alpha": 0.25, "draws": 9, "rho": 0.9}}}, "at most 2 * alpha = 0.5"),
+        ({"method": "activation_patching"}, "in Python: al.activation_patching(model, clean, corrupt)"),
         ({"output": {"logit": {"token": 99}}}, "99"),
         ({"output": {"logit": {"token": "w1 w2"}}}, "2 tokens"),
         ({"output": {"margin": {"classes": ["w1", "w2"]}}}, "which is none of the classes ['w1', 'w2']"),

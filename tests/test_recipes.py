@@ -6,6 +6,7 @@ Only the model's name, the data file and the numbers of draws are others than in
 from __future__ import annotations
 
 import json
+import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from tokenizers import models as tokenizer_models
 
 import ablationlens as al
 from ablationlens.runs import config_file
+from ablationlens.runs.overrides import Override
 from tests import models
 from tests.runs.tiny_runs import Command
 
@@ -167,7 +169,7 @@ ALL = [
         "column",
         2 * (16 + 16 + 16 + 64),
         0.025,
-        ("COAR",),
+        ("attribute",),
         whole_gpt2,
         64_512,
     ),
@@ -185,7 +187,7 @@ ALL = [
         "row_block",
         3 * (4 * 4 + 8 + 4),
         0.025,
-        ("COAR",),
+        ("attribute",),
         whole_phi,
         73_728,
     ),
@@ -203,7 +205,7 @@ ALL = [
         "matrix",
         7 * 7,
         0.03,
-        ("COAR", "leave-one-out"),
+        ("attribute", "leave-one-out"),
         whole_llama,
         196,
     ),
@@ -234,6 +236,21 @@ def comment_blocks(path: Path) -> Iterator[str]:
         elif lines:
             yield textwrap.dedent("\n".join(lines)).strip()
             lines = []
+
+
+@EACH
+def test_what_the_comment_proposes_to_set_can_be_set(recipe: Recipe) -> None:
+    path = RECIPES / recipe.file
+    lines = [line.partition("...")[2] for block in comment_blocks(path) for line in block.splitlines() if "..." in line]
+    coar = 0
+    for line in lines:
+        words = shlex.split(line)
+        assert words[::2] == ["--set"] * (len(words) // 2)
+        config = config_file.load(path, [Override.parse(word, RECIPES.parent) for word in words[1::2]])
+        assert config != config_file.load(path)
+        assert {method.alpha for method in config.method if method.fitted} == {recipe.alpha}
+        coar += any(method.coar is not None for method in config.method)
+    assert 0 < coar < len(lines)  # the paper's way stays within reach
 
 
 @pytest.fixture
@@ -303,9 +320,8 @@ def test_recipes_run(recipe: Recipe, made: list[Path], command: Command, tmp_pat
     files = shortened(made, recipe)
     folder = save(recipe.model(), tmp_path / "model", begins=recipe.begins)
     out = tmp_path / "out"
-    name = "method.coar.draws" if recipe.methods == ("COAR",) else "method.0.coar.draws"
     data = str(files[0]) if len(files) == 1 else f"[{', '.join(map(str, files))}]"
-    changes = {"model.name": folder, "data.file": data, name: 30, "evaluate.draws": 5}
+    changes = {"model.name": folder, "data.file": data, "method.0.attribute.budget": 100, "evaluate.draws": 5}
     options = [word for field, value in changes.items() for word in ("--set", f"{field}={value}")]
     code, printed, err = command("run", RECIPES / recipe.file, "--out", out, *options)
     assert code == 0, err
@@ -313,7 +329,7 @@ def test_recipes_run(recipe: Recipe, made: list[Path], command: Command, tmp_pat
 
     assert (out / "report.html").stat().st_size > 10_000
     ran, asked = config_file.load(out / "config.yaml"), config_file.load(RECIPES / recipe.file)
-    of_method = {"__all__": {"coar": {"draws"}}}
+    of_method = {"__all__": {"attribute": {"budget"}}}
     changed = {"model": {"name"}, "data": {"file"}, "method": of_method, "evaluate": {"draws"}}
     assert ran.model_dump(exclude=changed) == asked.model_dump(exclude=changed)
     assert ran.data.files == [str(file) for file in files]
@@ -325,9 +341,10 @@ def test_recipes_run(recipe: Recipe, made: list[Path], command: Command, tmp_pat
         assert set(attribution.weights["kind"].values) == {recipe.kind}
         assert np.isfinite(attribution.weights).all() and np.isfinite(attribution.bias).all()
         assert np.abs(attribution.weights.values).max() > 0
-    coar = al.Attribution.load(out / "coar.safetensors")
-    assert (coar.provenance["alpha"], coar.provenance["design"]) == (recipe.alpha, "bernoulli")
+    first = al.Attribution.load(out / "attribute.safetensors").provenance
+    assert (first["alpha"], first["budget"]) == (recipe.alpha, 100) and 0 < first["spent"] <= 100
+    assert f"attribute: {first['chosen']}" in printed
     tolerance = 0.05 if asked.model.dtype == "bfloat16" else 1e-4
-    np.testing.assert_allclose(coar.provenance["full_output"], full, atol=tolerance)
+    np.testing.assert_allclose(first["full_output"], full, atol=tolerance)
     scores = al.Scores.load(out / "scores.safetensors").table()
     assert set(scores["alpha"]) == set(asked.alphas) and recipe.alpha in set(scores["alpha"])

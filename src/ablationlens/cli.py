@@ -111,7 +111,7 @@ def demo(
         "demo"
     ),
 ) -> None:
-    """Which rows and heads of a bundled model write Python? COAR and leave-one-out, in a few minutes."""
+    """Which rows and heads of a bundled model write Python? Three methods side by side, in a minute."""
     from ablationlens.runs import demo as demos
 
     begun = demos.begin(out)
@@ -123,14 +123,16 @@ def demo(
         examples = len(prepared["rows"].data)
         typer.echo(
             f"{parts} of the bundled model 'domains', {examples} Python texts of "
-            f"{prepared['rows'].data.length} tokens, COAR and leave-one-out.\n"
-            f"Estimate: {cost.rows:,} forward rows, about {progress.duration(cost.seconds)} on this machine."
+            f"{prepared['rows'].data.length} tokens: attribute, leave-one-out and gradient x parameter.\n"
+            f"Estimate: at most {cost.rows:,} forward rows, a gradient counted as three, about "
+            f"{progress.duration(cost.seconds)} on this machine."
         )
         if begun:
             typer.echo(f"Going on with what is in {out}, which is not computed again; delete it to begin anew.")
         progress.show()
         found = demos.execute(prepared, out)
         page = demos.write_report(out / "report.html", prepared, found)
+    typer.echo("\n" + "\n".join(demos.summary(prepared, found)))
     typer.echo("\nCorrelation of predicted with true outputs on held-out ablations:\n")
     typer.echo(_text(demos.table(found)))
     typer.echo(f"\nReport: {page}")
@@ -152,7 +154,7 @@ def run(
     ] = None,
 ) -> None:
     """Attribute and evaluate as a configuration says."""
-    from ablationlens.runs import config_file
+    from ablationlens.runs import config_file, summary
     from ablationlens.runs import running as runs
     from ablationlens.runs.overrides import OPTION, Override
 
@@ -165,6 +167,7 @@ def run(
         progress.show()
         results = runs.execute(prepared, out)
         page = runs.write_report(out / runs.REPORT, prepared, results)
+    typer.echo("\n".join(summary.told(prepared, results)) + "\n")
     typer.echo(_text(results.scores.table()))
     typer.echo(f"\nReport: {page}")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ablationlens.adapters.base import Adapter
 from ablationlens.kinds import KINDS as LIBRARY_KINDS
 from ablationlens.runs import config_file
 from ablationlens.runs.config import KINDS, names_in
+from ablationlens.runs.method_configs import AttributeConfig
 
 SHORT = """
 model: domains
@@ -23,6 +26,13 @@ method:
   - coar: {alpha: 5e-2, draws: 100, design: subset, solver: lasso, name: first}
   - coar: {alpha: 0.1, draws: 100, design: balanced, solver: least_squares, name: second}
   - leave_one_out
+  - attribute: {alpha: 0.05, budget: 300, tolerance: null}
+  - path_gradient: {alpha: 0.05, draws: 100, rho: 0.02}
+  - gradient_x_parameter: {name: gxp}
+  - integrated_gradients: {steps: 8}
+  - shapley: {method: kernel, samples: 99}
+  - conductance: {steps: 8}
+  - internal_influence
 evaluate: {alphas: [0.02, 0.05], draws: 30}
 seed: 3
 """
@@ -41,8 +51,34 @@ def test_defaults_and_shorthands() -> None:
 def test_every_field_reads_and_survives_a_round_trip() -> None:
     config = config_file.parse(FULL, "c.yaml")
     assert config.method[0].coar is not None and config.method[0].coar.alpha == 0.05
-    assert [method.slug for method in config.method] == ["first", "second", "leave_one_out"]
+    assert [method.slug for method in config.method[:5]] == [
+        "first", "second", "leave_one_out", "attribute", "path_gradient"
+    ]  # fmt: skip
+    assert config.method[3].attribute is not None and config.method[3].attribute.tolerance is None
+    again = config_file.parse(config.to_yaml(), "again")
+    assert again == config and again.for_components(100) == config
+
+
+def test_without_a_method_it_is_attribute() -> None:
+    config = config_file.parse(SHORT.partition("method:")[0], "c.yaml")
+    assert [method.attribute for method in config.method] == [AttributeConfig()]
+    assert config.method[0].attribute is not None and config.method[0].attribute.budget == 1000
     assert config_file.parse(config.to_yaml(), "again") == config
+    assert config == config_file.parse(SHORT.replace("{coar: {alpha: 0.25, draws: 500}}", "attribute"), "c.yaml")
+
+
+@pytest.mark.parametrize(("components", "alpha"), [(2, 0.25), (8, 0.0625), (10, 0.05), (4608, 0.05)])
+def test_alphas_that_are_left_open(components: int, alpha: float) -> None:
+    methods = "[attribute, {path_gradient: {alpha: 0.25, draws: 5}}, leave_one_out]"
+    config = config_file.parse(SHORT.replace("{coar: {alpha: 0.25, draws: 500}}", methods), "c.yaml")
+    whole = config.for_components(components)
+    assert [method.alpha for method in whole.method] == [alpha, 0.25, None]
+    assert whole.alphas == list(dict.fromkeys([alpha, 0.25]))
+    assert whole.for_components(components) == whole
+    alone = config_file.parse(SHORT.replace("{coar: {alpha: 0.25, draws: 500}}", "leave_one_out"), "c.yaml")
+    assert alone.for_components(components).alphas == [alpha]
+    asked = config_file.parse(SHORT + "evaluate: {alphas: 0.1}", "c.yaml")
+    assert asked.for_components(components).alphas == [0.1]
 
 
 def test_kinds_are_those_of_the_library() -> None:

@@ -70,6 +70,26 @@ def test_one_of_several_methods() -> None:
     assert read("method.1={coar: {alpha: 0.5, draws: 8, name: b}}", text=SEVERAL).method[1].name == "b"
 
 
+@pytest.mark.parametrize("number", ["", "0."])
+@pytest.mark.parametrize(
+    ("text", "method"),
+    [
+        (SHORT.partition("method:")[0], {"attribute": {"budget": 300}}),
+        (SHORT.replace("{coar: {alpha: 0.25, draws: 500}}", "attribute"), {"attribute": {"budget": 300}}),
+        (
+            SHORT.replace("{coar: {alpha: 0.25, draws: 500}}", "{attribute: {alpha: 0.1}}"),
+            {"attribute": {"alpha": 0.1, "budget": 300}},
+        ),
+    ],
+)
+def test_a_single_method_has_a_number_too(text: str, method: dict[str, Any], number: str) -> None:
+    assert read(f"method.{number}attribute.budget=300", text=text) == by_hand(text, method=method)
+
+
+def test_a_single_file_has_a_number_too() -> None:
+    assert read("data.file.0=other.txt").data.file == ["/here/other.txt"]
+
+
 def test_the_configuration_that_is_given_stays_as_it_is() -> None:
     content: dict[str, Any] = {"data": {"count": 1}, "method": [{"coar": {"draws": 1}}]}
     for change in ("data.count=2", "method.0.coar.draws=2", "evaluate.draws=3"):
@@ -89,6 +109,8 @@ def test_the_configuration_that_is_given_stays_as_it_is() -> None:
         ("data.file=!!python/object/apply:os.getcwd []", "the value is not valid YAML"),
         ("data.count=abc", "--set data.count=abc: data.count: should be a valid integer; got 'abc'"),
         ("data.count='3'", "--set data.count='3': data.count: should be a valid integer; got '3'"),
+        ("method.1.coar.draws=5", "method is a list: say which of method.0, or set the whole of it"),
+        ("method.attribute.budget=5", "method is coar here; set the whole of it, --set method=attribute"),
         ("dta.count=3", "--set dta.count=3: dta: unknown field; there are model, data"),
         ("data.cuont=3", "--set data.cuont=3: data.cuont: unknown field; there are domain, tokens, file"),
         ("data.cuont=3", "(did you mean count?)"),
@@ -97,7 +119,10 @@ def test_the_configuration_that_is_given_stays_as_it_is() -> None:
         ("data.file.x=3", "--set data.file.x=3: data.file is '/there/texts.txt', which has no field 'x'"),
         ("data.domain=python", "c.yaml with --set data.domain=python: data: give either domain (with tokens) or file"),
         ("method.coar.draws=0", "--set method.coar.draws=0: method.coar.draws: should be greater than or equal to 1"),
-        ("method.coarse.draws=5", "--set method.coarse.draws=5: method.coarse: unknown; choose one of coar"),
+        (
+            "method.coarse.draws=5",
+            "--set method.coarse.draws=5: method.coarse: unknown; choose one of attribute, path_gradient, coar",
+        ),
         ("output.klx=1", "--set output.klx=1: output.klx: unknown; choose one of margin"),
         (
             "output.kl.direction=x",

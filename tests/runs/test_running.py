@@ -80,6 +80,7 @@ def test_a_directory_with_a_run_is_refused_without_resume(
     assert command("run", config, "--out", out, "--resume")[0] == 0  # nothing to resume: it begins
     before = al.Attribution.load(out / "coar.safetensors")
     assert "holds a run already: add --resume" in refused("run", config, "--out", out)
+    (out / "coar.safetensors").unlink()
     code, _, err = command("run", config, "--out", out, "--resume")
     assert code == 0 and "blocks are in" in err
     np.testing.assert_array_equal(al.Attribution.load(out / "coar.safetensors").weights, before.weights)
@@ -111,6 +112,22 @@ def test_a_killed_run_resumes_and_ends_with_the_same_outputs(
             np.testing.assert_array_equal(one["outputs"], other["outputs"])
     first, second = (al.Attribution.load(folder / "coar.safetensors") for folder in (killed, whole))
     np.testing.assert_array_equal(first.weights.values, second.weights.values)
+
+
+def test_without_a_method_it_is_attribute(command: Command, write_config: WriteConfig, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    config = write_config(method=None, evaluate={"draws": 20})
+    text = config.read_text().replace("texts.txt", "../texts.txt")
+    (out / "config.yaml").write_text(text)
+    code, printed, err = command("run", out / "config.yaml", "--out", out)
+    assert code == 0, err
+    assert al.Attribution.load(out / "attribute.safetensors").provenance["alpha"] == 0.0625  # 8 heads allow no less
+    assert list(al.Scores.load(out / "scores.safetensors").table()["alpha"]) == [0.0625]
+    assert printed.startswith("attribute: least squares, ")
+    assert (out / "config.yaml").read_text() == text
+    assert command("run", out / "config.yaml", "--out", out, "--resume")[0] == 0
+    assert command("report", out)[0] == 0
 
 
 def test_the_configuration_may_lie_in_the_directory(

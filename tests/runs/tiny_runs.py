@@ -14,7 +14,7 @@ TEXTS = ["w1 w2 w3 w4 w5", "w6 w7 w8 w9 w1", "w2 w2 w4 w4 w6"]
 
 
 class WriteConfig(Protocol):
-    """Write a configuration of a small run, with some fields changed."""
+    """Write a configuration of a small run, with some fields changed, or left out (None)."""
 
     def __call__(self, **fields: Any) -> Path: ...
 

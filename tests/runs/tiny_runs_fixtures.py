@@ -42,7 +42,8 @@ def write_config(tiny_directory: Path, tmp_path: Path) -> WriteConfig:
             "evaluate": {"alphas": [0.25, 0.5], "draws": 20},
         }
         path = tmp_path / "run.yaml"
-        path.write_text(yaml.safe_dump({**content, **fields}))
+        asked = {name: value for name, value in {**content, **fields}.items() if value is not None}
+        path.write_text(yaml.safe_dump(asked))
         return path
 
     return write

@@ -6,90 +6,26 @@ one::
     model: domains
     data: {domain: python}
     registry: head
-    method: {coar: {alpha: 0.25, draws: 500}}
 
 Where one of several things is chosen (ablation, output, method) its name stands alone, ``output: margin``, or with its
-options, ``output: {logit: {token: 17}}``.
+options, ``output: {logit: {token: 17}}``. The methods are those of `runs.method_configs`; `attribute` is the default.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
 from string import Formatter
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]
-"""A float; YAML 1.1 reads 1e-2 as a text, which is taken as the number that it is."""
-Alpha = Annotated[Number, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Token = int | str
-"""Index of a token, a text that is one token, or "label"."""
-
+from ablationlens.runs.method_configs import DEFAULT_ALPHA, AttributeConfig, MethodConfig, nearest_alpha
+from ablationlens.runs.strict import Alpha, Count, Number, OneOf, Strict, Token, as_json, listed
 
 Kind = Literal["head", "row", "column", "row_block", "matrix", "neuron", "filter", "rank_one"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-
-
-def _listed(value: Any) -> Any:
-    """One thing where several may stand."""
-    return value if isinstance(value, list) else [value]
-
-
-def _as_json(value: Any) -> Any:
-    """Keys of a mapping as JSON writes values: YAML reads a bare true as a truth value, and 1 as a number."""
-    if not isinstance(value, Mapping):
-        return value
-    return {key if isinstance(key, str) else json.dumps(key, default=str): item for key, item in value.items()}
-
-
-class Strict(BaseModel):
-    """A mapping in which every field is known, and no value is converted to another type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    alone: ClassVar[str | None] = None
-    """The field that may stand for the mapping, if it is the only one: ``model: domains``."""
-
-    @classmethod
-    def written_out(cls, value: Any) -> Any:
-        """A value as the mapping that it stands for, if it does for one."""
-        return {cls.alone: value} if isinstance(value, str) and cls.alone is not None else value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _written_out(cls, value: Any) -> Any:
-        return cls.written_out(value)
-
-
-class OneOf(Strict):
-    """A mapping with exactly one of its fields: what is chosen, and its options."""
-
-    @classmethod
-    def written_out(cls, value: Any) -> Any:
-        """A name alone is a choice without options."""
-        if isinstance(value, str):
-            return {value: {}}
-        if isinstance(value, Mapping):
-            return {key: {} if options is None else options for key, options in value.items()}
-        return value
-
-    @model_validator(mode="after")
-    def _one(self) -> OneOf:
-        if len(self.model_fields_set) != 1:
-            came = ", ".join(sorted(self.model_fields_set)) or "none"
-            raise ValueError(f"choose exactly one of {', '.join(type(self).model_fields)}; got {came}")
-        return self
-
-    @property
-    def choice(self) -> tuple[str, Any]:
-        """Name and options of what is chosen."""
-        name = next(iter(self.model_fields_set))
-        return name, getattr(self, name)
+RESERVED = frozenset({"scores"})
+"""Names of files of a run that end as an attribution does."""
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
@@ -125,7 +61,7 @@ class LabelConfig(Strict):
     alone = "field"
 
     field: str
-    tokens: Annotated[dict[str, Token], BeforeValidator(_as_json), Field(min_length=1)] | None = None
+    tokens: Annotated[dict[str, Token], BeforeValidator(as_json), Field(min_length=1)] | None = None
 
 
 class DataConfig(Strict):
@@ -220,9 +156,9 @@ class RegistryConfig(Strict):
 
     alone = "kinds"
 
-    kinds: Annotated[list[Kind], BeforeValidator(_listed), Field(min_length=1)]
-    layers: Annotated[list[int], BeforeValidator(_listed)] | None = None
-    modules: Annotated[list[str], BeforeValidator(_listed)] | None = None
+    kinds: Annotated[list[Kind], BeforeValidator(listed), Field(min_length=1)]
+    layers: Annotated[list[int], BeforeValidator(listed)] | None = None
+    modules: Annotated[list[str], BeforeValidator(listed)] | None = None
     size: Count | None = None
     svd: Count | None = None
     allow_overlap: bool = False
@@ -309,43 +245,10 @@ class OutputConfig(OneOf):
     kl: KLConfig | None = None
 
 
-class CoarConfig(Strict):
-    """COAR; `name` tells several apart."""
-
-    alpha: Alpha
-    draws: Count
-    design: Literal["bernoulli", "subset", "balanced"] = "bernoulli"
-    solver: Literal["ridge", "least_squares", "lasso"] = "ridge"
-    name: str = "COAR"
-
-
-class LeaveOneOutConfig(Strict):
-    """Leave-one-out."""
-
-    name: str = "leave-one-out"
-
-
-class MethodConfig(OneOf):
-    """How components are attributed."""
-
-    coar: CoarConfig | None = None
-    leave_one_out: LeaveOneOutConfig | None = None
-
-    @property
-    def name(self) -> str:
-        """As tables and figures call it."""
-        return self.choice[1].name
-
-    @property
-    def slug(self) -> str:
-        """As files call it."""
-        return re.sub(r"[^a-z0-9.]+", "_", self.name.lower()).strip("_.")
-
-
 class EvaluateConfig(Strict):
-    """Held-out ablations; by default at the alphas that COAR was fitted on, or 5%."""
+    """Held-out ablations; by default at the alphas of the methods, or 5%, or the nearest that the components allow."""
 
-    alphas: Annotated[list[Alpha], BeforeValidator(_listed), Field(min_length=1)] | None = None
+    alphas: Annotated[list[Alpha], BeforeValidator(listed), Field(min_length=1)] | None = None
     draws: Annotated[int, Field(ge=3)] = 300
 
 
@@ -357,18 +260,22 @@ class RunConfig(Strict):
     registry: RegistryConfig
     ablation: AblationConfig = AblationConfig(zero=ZeroConfig())
     output: OutputConfig = OutputConfig(margin=MarginConfig())
-    method: Annotated[list[MethodConfig], BeforeValidator(_listed), Field(min_length=1)]
+    method: Annotated[list[MethodConfig], BeforeValidator(listed), Field(min_length=1)] = Field(
+        default_factory=lambda: [MethodConfig(attribute=AttributeConfig())]
+    )
     evaluate: EvaluateConfig = EvaluateConfig()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @field_validator("method")
     @classmethod
     def _distinct(cls, methods: list[MethodConfig]) -> list[MethodConfig]:
-        seen: dict[str, str] = {}
+        seen: set[str] = set()
         for method in methods:
             if not method.slug or method.slug in seen:
                 raise ValueError(f"every method needs a name of its own, name: ...; got {method.name!r} twice")
-            seen[method.slug] = method.name
+            if method.slug in RESERVED:
+                raise ValueError(f"no method can have the name {method.name!r}, which is that of a file of the run")
+            seen.add(method.slug)
         return methods
 
     @property
@@ -376,10 +283,18 @@ class RunConfig(Strict):
         """Shares of components that held-out masks ablate."""
         if self.evaluate.alphas is not None:
             return self.evaluate.alphas
-        fitted = [method.coar.alpha for method in self.method if method.coar is not None]
-        return list(dict.fromkeys(fitted)) or [0.05]
+        fitted = [method.alpha or DEFAULT_ALPHA for method in self.method if method.fitted]
+        return list(dict.fromkeys(fitted)) or [DEFAULT_ALPHA]
+
+    def for_components(self, components: int) -> RunConfig:
+        """The same with every share of so many components that was left open."""
+        nearest = nearest_alpha(components)
+        methods = [method.with_alpha(nearest) for method in self.method]
+        whole = self.model_copy(update={"method": methods})
+        alphas = whole.alphas if any(method.fitted for method in methods) else [nearest]
+        asked = self.evaluate.alphas or alphas
+        return whole.model_copy(update={"evaluate": self.evaluate.model_copy(update={"alphas": asked})})
 
     def to_yaml(self) -> str:
         """As a file that `config_file.parse` reads back, with every default written out."""
-        content = self.model_dump(exclude_none=True)
-        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)

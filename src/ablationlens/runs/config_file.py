@@ -13,9 +13,10 @@ from pydantic_core import ErrorDetails
 from yaml.error import MarkedYAMLError
 
 from ablationlens.errors import ConfigError
-from ablationlens.runs.config import OneOf, RunConfig
+from ablationlens.runs.config import RunConfig
 from ablationlens.runs.overrides import Override, model_of, short
 from ablationlens.runs.paths import anchored
+from ablationlens.runs.strict import OneOf
 
 
 def load(path: Path, overrides: Sequence[Override] = ()) -> RunConfig:
@@ -120,6 +121,8 @@ def _message(error: ErrorDetails, path: str, owner: type[BaseModel] | None) -> s
     name = path.rpartition(".")[2]
     fields = list(owner.model_fields) if owner is not None else []
     if error["type"] == "extra_forbidden":
+        if owner is not None and issubclass(owner, OneOf) and name in owner.elsewhere:
+            return owner.elsewhere[name]
         chosen = owner is not None and issubclass(owner, OneOf)
         what = "unknown; choose one of" if chosen else "unknown field; there are"
         near = get_close_matches(name, fields, n=1)

@@ -1,15 +1,14 @@
-"""The demo: which rows and heads of the bundled model `domains` write Python? Two runs and one report, in minutes."""
+"""The demo: which rows and heads of the bundled model `domains` write Python? Two runs and one report, in a minute."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ablationlens.adapters.dispatch import adapt
@@ -17,20 +16,18 @@ from ablationlens.errors import ConfigError
 from ablationlens.masked_model import Sweep
 from ablationlens.masks.designs import Bernoulli
 from ablationlens.report import report
+from ablationlens.runs import methods
 from ablationlens.runs import running as runs
 from ablationlens.runs.config import RunConfig
 from ablationlens.runs.loading import open_model
+from ablationlens.runs.summary import told
 
-ROWS_DRAWS = 20_000
-"""Masks for 4,608 rows: more than four for each weight that is fitted."""
+BUDGET = 1000
+"""Forward passes of the data that `attribute` may spend on the rows; leave-one-out takes 4,609."""
 TIMED_PASSES = 15
 """Forward passes that the estimate of the time is measured from."""
-FIT_SHARE = 0.02
-"""Share of the regression's masks that the estimate is measured from."""
-TIMED_PRODUCTS = 3
-"""How often that share is measured."""
-FIT_FACTOR = 2.5
-"""A regression takes about so many times its product of masks with masks (measured: ridge, 4,608 rows)."""
+AROUND = 4.0
+"""Seconds for what is no forward pass: predictions, their intervals, figures and the page."""
 
 _SHARED: dict[str, Any] = {
     "model": {"name": "domains", "host": "transformer_lens"},
@@ -40,16 +37,17 @@ RUNS: dict[str, dict[str, Any]] = {
     "rows": {
         **_SHARED,
         "registry": {"kinds": "row"},
-        "method": [{"coar": {"alpha": 0.05, "draws": ROWS_DRAWS}}, "leave_one_out"],
+        "method": [{"attribute": {"alpha": 0.05, "budget": BUDGET}}, "leave_one_out", "gradient_x_parameter"],
         "evaluate": {"alphas": [0.02, 0.05, 0.1], "draws": 300},
     },
     "heads": {
         **_SHARED,
         "registry": {"kinds": "head"},
         "method": [
-            {"coar": {"alpha": 0.125, "draws": 1000, "name": "COAR (12.5%)"}},
-            {"coar": {"alpha": 0.25, "draws": 1000, "name": "COAR (25%)"}},
+            {"attribute": {"alpha": 0.125, "budget": 600, "name": "attribute (12.5%)"}},
+            {"attribute": {"alpha": 0.25, "budget": 600, "name": "attribute (25%)"}},
             "leave_one_out",
+            "gradient_x_parameter",
         ],
         "evaluate": {"alphas": [0.125, 0.25], "draws": 300},
     },
@@ -62,8 +60,8 @@ class Estimate:
     """What the demo costs.
 
     Attributes:
-        rows: forward rows of all its runs.
-        seconds: how long they take, regression included, from a few timed passes.
+        rows: forward rows of all its runs at most, a gradient counted as three.
+        seconds: how long they take, page included, from a few timed passes.
     """
 
     rows: int
@@ -98,14 +96,12 @@ def prepare() -> dict[str, runs.Prepared]:
 
 
 def estimate(prepared: Mapping[str, runs.Prepared]) -> Estimate:
-    """Forward rows of all runs, and the time they take, measured from a few passes and a part of the regression."""
-    total, seconds = 0, 0.0
+    """Forward rows of all runs, and the time they take, measured from a few passes."""
+    total, seconds = 0, AROUND
     for one in prepared.values():
-        components, config = len(one.model.registry), one.config
+        config = one.config
         draws = len(config.alphas) * config.evaluate.draws
-        for method in config.method:
-            draws += components + 1 if method.coar is None else method.coar.draws
-            seconds += 0.0 if method.coar is None else _fit_seconds(method.coar.draws, components)
+        draws += sum(methods.passes(method, len(one.model.registry)) or 0 for method in config.method)
         rows = draws * len(one.data)
         total += rows
         seconds += rows * _row_seconds(one)
@@ -118,11 +114,6 @@ def _row_seconds(prepared: runs.Prepared) -> float:
     draws = sweep.packing.draws
     sweep.outputs(0, draws)  # the first pass also pays for what is set up once
     return _median_seconds(lambda: sweep.outputs(0, draws), TIMED_PASSES) / (draws * len(prepared.data))
-
-
-def _fit_seconds(draws: int, components: int) -> float:
-    part = np.ones((max(1, round(FIT_SHARE * draws)), components), dtype=np.float32)
-    return FIT_FACTOR * _median_seconds(lambda: np.matmul(part.T, part), TIMED_PRODUCTS) * draws / len(part)
 
 
 def _median_seconds(action: Callable[[], object], times: int) -> float:
@@ -151,6 +142,13 @@ def read(folder: Path) -> dict[str, runs.Results]:
         StoreError: if it is not finished, or a file is damaged.
     """
     return {name: runs.read(folder / name)[1] for name in RUNS}
+
+
+def summary(prepared: Mapping[str, runs.Prepared], found: Mapping[str, runs.Results]) -> Iterator[str]:
+    """What was done, and how far to trust it."""
+    for name, one in prepared.items():
+        for line in told(one, found[name]):
+            yield line if line.startswith(" ") else f"{name}, {line}"
 
 
 def table(found: Mapping[str, runs.Results]) -> pd.DataFrame:

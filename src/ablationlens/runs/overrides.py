@@ -1,8 +1,8 @@
 """Overrides: fields of a configuration that are set on the command line, ``--set data.count=50``.
 
-A field is named as messages name it: ``method.coar.draws``, or ``method.0.coar.draws`` where there are several methods.
-The value is YAML, as it would stand in the file: a number, a text, ``[0, 1]``, ``{logit: {token: 17}}``, ``null`` for
-nothing. What is set is checked like the file, as a part of the whole.
+A field is named as messages name it: ``method.coar.draws``, or ``method.0.coar.draws`` where there are several methods
+(and where there is one). The value is YAML, as it would stand in the file: a number, a text, ``[0, 1]``,
+``{logit: {token: 17}}``, ``null`` for nothing. What is set is checked like the file, as a part of the whole.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 
 from ablationlens.errors import ConfigError
-from ablationlens.runs.config import OneOf, RunConfig, Strict
+from ablationlens.runs.config import RunConfig
 from ablationlens.runs.paths import anchored
+from ablationlens.runs.strict import OneOf, Strict
 
 OPTION = "--set"
 EXAMPLE = f"{OPTION} data.count=50"
@@ -92,8 +93,14 @@ class Override:
         if model is not None and issubclass(model, OneOf) and key in model.model_fields:
             self._check_choice(content, depth)
         field = None if model is None else model.model_fields.get(key)
-        inner = None if field is None else model_of(field.annotation)
-        return {**content, key: self._set(content.get(key), depth + 1, inner)}
+        inner, old = None if field is None else model_of(field.annotation), content.get(key)
+        if field is not None and holds_list(field.annotation) and self._numbered(depth + 1):
+            old = old if isinstance(old, list) else [{} if old is None else old]  # one thing where several may stand
+        return {**content, key: self._set(old, depth + 1, inner)}
+
+    def _numbered(self, depth: int) -> bool:
+        """Whether this part of the path is the number of a member."""
+        return depth < len(self.path) and self.path[depth].isdecimal()
 
     def _set_item(self, content: list[Any], depth: int, model: type[BaseModel] | None) -> list[Any]:
         key, here = self.path[depth], self._here(depth)
@@ -123,6 +130,11 @@ def model_of(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for inner in get_args(annotation) if (found := model_of(inner))), None)
+
+
+def holds_list(annotation: Any) -> bool:
+    """Whether an annotation such as ``str | list[str] | None`` allows a list."""
+    return get_origin(annotation) is list or any(holds_list(inner) for inner in get_args(annotation))
 
 
 def short(value: Any) -> str:

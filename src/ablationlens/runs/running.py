@@ -1,8 +1,8 @@
 """A run in a directory: what a configuration asks for, done so that a run that was stopped can go on.
 
 config.yaml             the configuration, paths absolute and defaults written out
-stores/<method>/        outputs under masks, block by block (see counterfactuals/store.py)
-<method>.safetensors    the attribution
+stores/<method>/        outputs under masks, block by block (see counterfactuals/store.py), of methods with many passes
+<method>.safetensors    the attribution, which is not computed again (see finished.py)
 scores.safetensors      how well it predicts held-out ablations
 report.html             all of it, to read
 """
@@ -16,7 +16,6 @@ from pathlib import Path
 from ablationlens.ablations import Ablation, GaussianNoise, Mean, Resample, Scale, Zero
 from ablationlens.adapters.base import Adapter
 from ablationlens.adapters.dispatch import adapt
-from ablationlens.attribution import coar, leave_one_out
 from ablationlens.attribution.coar import kept_outputs
 from ablationlens.counterfactuals.store import write_atomically
 from ablationlens.data import Batch
@@ -28,11 +27,12 @@ from ablationlens.outputs import KL, CrossEntropy, Logit, LogitDifference, Margi
 from ablationlens.report import report
 from ablationlens.results import Attribution
 from ablationlens.runs import config as configs
-from ablationlens.runs import config_file
-from ablationlens.runs.config import MethodConfig, RunConfig
+from ablationlens.runs import config_file, methods
+from ablationlens.runs.config import RunConfig
+from ablationlens.runs.finished import load_finished, marked
 from ablationlens.runs.loading import Opened, open_model
+from ablationlens.runs.method_configs import MethodConfig
 from ablationlens.runs.texts import open_data
-from ablationlens.solvers import check_draws
 
 CONFIG = "config.yaml"
 STORES = "stores"
@@ -42,7 +42,7 @@ REPORT = "report.html"
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a configuration stands for, ready to run."""
+    """What a configuration stands for, ready to run: the configuration with every alpha that it left open."""
 
     config: RunConfig
     model: MaskedModel
@@ -82,8 +82,9 @@ def prepare(config: RunConfig, opened: Opened | None = None, adapter: Adapter | 
     )
     data = open_data(config.data, opened)
     model = MaskedModel(adapter, registry, _ablation(config, data, opened), _output(config))
-    _check(config, model, data)
-    return Prepared(config, model, data)
+    whole = config.for_components(len(registry))
+    _check(whole, model, data)
+    return Prepared(whole, model, data)
 
 
 def _check(config: RunConfig, model: MaskedModel, data: Batch) -> None:
@@ -91,27 +92,23 @@ def _check(config: RunConfig, model: MaskedModel, data: Batch) -> None:
     kept_outputs(model, data)
     components = len(model.registry)
     for method in config.method:
-        if method.coar is not None:
-            random_design(method.coar.design, components, method.coar.alpha, method.coar.draws, config.seed)
-            check_draws(method.coar.solver, method.coar.draws, components)
+        methods.check(method, components, config.seed)
     for alpha in config.alphas:
         random_design("bernoulli", components, alpha, config.evaluate.draws, config.seed)
 
 
 def execute(prepared: Prepared, folder: Path) -> Results:
-    """Attribute and evaluate; what the stores in `folder` hold already is not computed again.
+    """Attribute and evaluate; the attributions and stores that `folder` holds already are not computed again.
 
     Raises:
-        StoreError: if a store belongs to another run, is damaged, or cannot be written.
+        StoreError: if an attribution or a store belongs to another run, is damaged, or cannot be written.
         InputError: if a method does not fit the components.
     """
     config = prepared.config
     folder.mkdir(parents=True, exist_ok=True)
     attributions: dict[str, Attribution] = {}
     for method in config.method:
-        done = _attribute(prepared, method, folder / STORES / method.slug)
-        done.save(attribution_path(folder, method))
-        attributions[method.name] = done
+        attributions[method.name] = _attribute(prepared, method, folder)
     scores = evaluate(
         prepared.model,
         prepared.data,
@@ -121,7 +118,8 @@ def execute(prepared: Prepared, folder: Path) -> Results:
         seed=config.seed,
     )
     scores.save(folder / SCORES)
-    if not (folder / CONFIG).is_file() or config_file.load(folder / CONFIG) != config:
+    kept = config_file.load(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    if kept is None or kept.for_components(len(prepared.model.registry)) != config:
         write_atomically(folder / CONFIG, config.to_yaml().encode())
     return Results(attributions, scores)
 
@@ -131,21 +129,16 @@ def attribution_path(folder: Path, method: MethodConfig) -> Path:
     return folder / f"{method.slug}.safetensors"
 
 
-def _attribute(prepared: Prepared, method: MethodConfig, store: Path) -> Attribution:
-    model, data = prepared.model, prepared.data
-    if method.coar is None:
-        return leave_one_out(model, data, store=store)
-    asked = method.coar
-    return coar(
-        model,
-        data,
-        alpha=asked.alpha,
-        draws=asked.draws,
-        seed=prepared.config.seed,
-        design=asked.design,
-        solver=asked.solver,
-        store=store,
-    )
+def _attribute(prepared: Prepared, method: MethodConfig, folder: Path) -> Attribution:
+    """The attribution of one method: the one that is in the directory, or a new one, which is kept there."""
+    model, data, seed = prepared.model, prepared.data, prepared.config.seed
+    path, store = attribution_path(folder, method), folder / STORES / method.slug
+    asked = method.asked(seed)
+    found = load_finished(path, asked, model, data, refuse=not store.is_dir())
+    if found is None:
+        found = marked(methods.run_method(method, model, data, seed=seed, store=store), asked)
+        found.save(path)
+    return found
 
 
 def _ablation(config: RunConfig, data: Batch, opened: Opened) -> Ablation:

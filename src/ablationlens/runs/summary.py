@@ -1,0 +1,51 @@
+"""What a run did, in a few lines for the screen: what each method was, what it cost, and how far to trust it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ablationlens.plots.labels import percent
+from ablationlens.results import Attribution
+from ablationlens.runs.method_configs import MethodConfig
+from ablationlens.runs.methods import passes
+from ablationlens.runs.running import Prepared, Results
+
+
+def told(prepared: Prepared, results: Results) -> Iterator[str]:
+    """Lines on every method of a run."""
+    scores = results.scores.table().to_dict("records")
+    for method in prepared.config.method:
+        attribution = results.attributions[method.name]
+        yield f"{method.name}: {_done(method, attribution, len(prepared.model.registry))}"
+        for row in scores:
+            if row["method"] == method.name and row["alpha"] == method.alpha:
+                yield f"  {_trust(row)}"
+
+
+def _done(method: MethodConfig, attribution: Attribution, components: int) -> str:
+    """What was computed, and at what cost."""
+    made = attribution.provenance
+    if method.attribute is None:
+        cost = passes(method, components)
+        return f"{made.get('seconds', 0):,.0f} s" if cost is None else f"{cost:,} forward passes of the data"
+    text = f"{made['chosen']}, {made['spent']:,} of at most {made['budget']:,} forward passes of the data"
+    loss = made["expected_loss"]
+    if made["stopped_early"]:
+        return f"{text}; stopped early, because all further draws would gain about {loss:.3f} of correlation"
+    return f"{text}; sampling noise costs it about {loss:.3f} of correlation"
+
+
+def _trust(row: Mapping[Any, Any]) -> str:
+    """How well it predicts what it was fitted to predict."""
+    r, at = float(row["pearson"]), f"with {percent(row['alpha'])} of the components ablated"
+    if not math.isfinite(r):
+        return f"held-out correlation undefined {at}: the true or the predicted outputs do not vary"
+    interval = f"95% interval {row['low']:.2f} to {row['high']:.2f}"
+    if row["low"] <= 0:
+        return f"held-out correlation {r:.2f} ({interval}) {at}: no better than no prediction at all"
+    return (
+        f"held-out correlation {r:.2f} ({interval}) {at}: a sum of its weights accounts for about {r * r:.0%} of the "
+        "variation between such ablations"
+    )
