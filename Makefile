@@ -44,6 +44,7 @@ bench: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/throughput.py
 	$(VENV)/bin/python benchmarks/least_squares.py
 	$(VENV)/bin/python benchmarks/parity.py
+	$(VENV)/bin/python benchmarks/accuracy_per_pass.py
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .ruff_cache

@@ -8,11 +8,12 @@ Nothing is trained: the model is the bundled `domains` (GPT-2 architecture, 4 la
 its components are its 4,608 weight rows, zero-ablated, and the examples are texts of 16 tokens, several of each of its
 five domains. A score is the Pearson correlation between the outputs under fresh random masks and their prediction, as
 al.evaluate measures it: the same masks for every method, mean over examples and seeds. fe are forward-equivalents:
-forward passes of all examples, a pass with its gradient counted at what it is measured to cost. Three parts:
+forward passes of all examples, a pass with its gradient counted at what it is measured to cost. Four parts:
 
 methods     every method at several budgets, for each alpha, with the highest correlation that a linear prediction can
             have ("ceiling"), and how much less than ridge or least squares the path gradient spends for as good a score
 components  that ratio for fewer and for more components
+budgets     al.attribute beside the best single method at the same budget, rows and heads, and what stopping early saves
 reference   seconds against the COAR reference's way: one mask at a time, weights set to zero in place, all examples in
             one batch; timed on some masks, and multiplied up to the draws of the regression
 
@@ -46,7 +47,7 @@ import ablationlens as al
 
 DOMAINS = ("python", "cpp", "maths", "prose", "data")
 TOKENS = 16
-PARTS = ("methods", "components", "reference")
+PARTS = ("methods", "components", "budgets", "reference")
 GOAL_BUDGET = 1000
 GOALS = {0.02: -0.005, 0.05: 0.0, 0.1: 0.0}
 """alpha -> what the path gradient with GOAL_BUDGET fe may lack to the regression with most draws."""
@@ -54,6 +55,10 @@ GOAL_RATIOS = {0.05: 40}
 """alpha -> times that the regression with most draws spends what the path gradient needs for its correlation."""
 DRAWS_PER_COMPONENT = 5
 """Of a regression, where `components` compares different numbers of them."""
+GOAL_CHOICE = -0.01
+"""What al.attribute may lack to the best single method at the same budget."""
+EARLY = 0.005
+"""Tolerance of al.attribute where it stops early: its default."""
 TOLERANCE = 1e-3
 """Between the outputs of edited weights and those of masks: they differ by rounding only."""
 GOALS_REFERENCE = {1: 100, 16: 40}
@@ -69,12 +74,15 @@ class Plan:
     draws: tuple[int, ...] = (2500, 5000, 10_000, 20_000)
     lasso_draws: tuple[int, ...] = (5000, 20_000)
     gradient_budgets: tuple[int, ...] = (30, 100, 300, 1000, 3000)
-    attribute_budgets: tuple[int, ...] = (100, 300, 1000, 3000, 10_000, 30_000)
+    attribute_budgets: tuple[int, ...] = (100, 300, 1000, 3000)
     domains: int = len(DOMAINS)
     examples: int = 2
     held_out: int = 2000
     components: tuple[int, ...] = (500, 2000, 4608, 6144)
     components_alpha: float = 0.05
+    budgets: tuple[int, ...] = (100, 300, 1000, 3000, 10_000, 30_000)
+    budgets_examples: int = 2
+    budgets_kinds: tuple[tuple[str, float], ...] = (("row", 0.05), ("head", 0.125))
     reference_budgets: tuple[int, ...] = (20, 30, 50, 80, 120, 180, 270, 400, 600, 1000, 2000)
     reference_examples: int = 16
     reference_singles: int = 5
@@ -93,6 +101,7 @@ QUICK = Plan(
     examples=1,
     held_out=100,
     components=(100, 4608),
+    budgets=(30, 100),
     reference_budgets=(20, 100),
     reference_examples=4,
     reference_singles=1,
@@ -111,7 +120,7 @@ class Benchmark:
         bridge = self.zoo.bridge()
         self.adapter = al.adapt(bridge if device == "cpu" else bridge.to(device))
         self.texts = [self.zoo.texts(domain, tokens=TOKENS) for domain in DOMAINS[: plan.domains]]
-        self.found: dict[str, Any] = {"plan": asdict(plan), "methods": [], "components": [], "reference": []}
+        self.found: dict[str, Any] = {"plan": asdict(plan), **{part: [] for part in PARTS}}
         self._rows: dict[float, list[Line]] = {}
 
     def data(self, examples: int) -> al.Batch:
@@ -181,6 +190,33 @@ class Benchmark:
                 f"{row['reached']:>12} fe{row['ratio']:>10}   {row['which']}"
             )
         self.found["components"] = rows
+
+    def budgets(self) -> None:
+        """al.attribute at several budgets, beside every single method that could have been chosen."""
+        plan, data = self.plan, self.data(self.plan.budgets_examples)
+        for kind, alpha in plan.budgets_kinds:
+            bench = self.bench(self.adapter.registry(kind), data)
+            draws = with_least_squares(plan.budgets, len(bench.model.registry))
+            points = bench.sweeps(alpha, plan.seeds, draws, plan.budgets, plan.budgets)
+            points += [bench.attribute(alpha, seed, budget, EARLY) for seed in plan.seeds for budget in plan.budgets]
+            lines = bench.lines(points, alpha, plan.held_out)
+            print_table(lines, alpha, plan.seeds)
+            chosen, early = of_method(lines, "attribute"), of_method(lines, "attribute, early")
+            heads = f"{'budget':>8} {'best single method':20}{'pearson':>8}"
+            print(heads + f"{'attribute':>10}{'early':>8}{'passes saved':>14}")
+            lacks: list[float] = []
+            for one, stopped in zip(chosen, early, strict=True):
+                assert one.asked is not None
+                best = best_affordable(lines, one.asked)
+                lacks.append(one.pearson - best.pearson)
+                print(
+                    f"{one.asked:>8,} {best.method:20}{best.pearson:>8.4f}{one.pearson:>10.4f}{stopped.pearson:>8.4f}"
+                    f"{1 - stopped.equivalents / one.equivalents:>14.0%}"
+                )
+            print(
+                f"attribute against the best: {min(lacks):+.4f} at worst" + verdict(min(lacks), GOAL_CHOICE), flush=True
+            )
+            self.found["budgets"].append({"kind": kind, "alpha": alpha, "lines": [asdict(line) for line in lines]})
 
     def reference(self) -> None:
         """Seconds to equal correlation against the reference's way, for single examples and for many at once."""
@@ -299,6 +335,12 @@ def equal_correlation(lines: Sequence[Line], regression: Line) -> dict[str, Any]
     }
 
 
+def best_affordable(lines: Sequence[Line], budget: int) -> Line:
+    """The best of the single methods that spend no more than a budget."""
+    single = [line for line in lines if not line.method.startswith("attribute")]
+    return max((line for line in single if line.equivalents <= 1.01 * budget + 1), key=lambda line: line.pearson)
+
+
 # -- printing ------------------------------------------------------------------------------------------------------
 
 
@@ -308,7 +350,7 @@ def print_ceiling(limit: float | None) -> None:
 
 
 def print_table(lines: Sequence[Line], alpha: float, seeds: Sequence[int]) -> None:
-    print(f"\nalpha {alpha:.0%}")
+    print(f"\nalpha {alpha:.3g}")
     by_seed = "".join(f"{f'seed {seed}':>9}" for seed in seeds)
     print(f"{'':22}{'asked':>8}{'fe':>9}{'seconds':>9}{'+fitting':>9}{'pearson':>10}{by_seed}")
     for line in lines:

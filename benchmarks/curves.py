@@ -182,13 +182,13 @@ class Bench:
 
         return self.point("path gradient", draws, run)
 
-    def attribute(self, alpha: float, seed: int, budget: int) -> Point:
+    def attribute(self, alpha: float, seed: int, budget: int, tolerance: float | None = None) -> Point:
         def run() -> al.Attribution:
             return al.attribute(
-                self.model, self.data, alpha=alpha, budget=budget, tolerance=None, seed=seed, show_bar=False
+                self.model, self.data, alpha=alpha, budget=budget, tolerance=tolerance, seed=seed, show_bar=False
             )
 
-        return self.point("attribute", budget, run)
+        return self.point("attribute" if tolerance is None else "attribute, early", budget, run)
 
     def fixed(self) -> list[Point]:
         """The methods that take neither draws nor alpha."""

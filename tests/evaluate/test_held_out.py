@@ -98,7 +98,22 @@ def test_where_masks_run_out_the_overlap_is_counted(
         scores = al.evaluate(tiny, data, coar, alphas=[0.4], draws=25)
     assert scores.overlap == {0.4: 25}
     assert scores.true[0.4].shape == (25, 2)
-    assert "25 of 25 held-out masks" in caplog.text
+    assert "25 of 25 test masks" in caplog.text
+
+
+def test_few_components_are_tested_on_the_design_that_was_asked_for(small: Host) -> None:
+    """Masks that 400 draws of 8 components have not met are rare ones: with these alone, twice as much is ablated."""
+    rows = small.registry("row")
+    model = al.MaskedModel(small.adapter, rows.select(where=lambda c: c.name in rows.names[:8]), output=al.Logit(1))
+    components = 8
+    coar = al.coar(model, small.data(2), alpha=0.1, draws=400)
+    source = random_design("bernoulli", components, 0.1, 300, 0, "evaluate")
+    held = held_out_masks(source, {"COAR": coar})
+    seen = set(keys(al.Bernoulli(components, 0.1, 400).masks(0, 400)))
+    unseen = [mask for mask in source.masks(0, 300) if mask.tobytes() not in seen]
+    assert np.array_equal(held.masks(0, 300), source.masks(0, 300))
+    assert held.overlap == 300 - len(unseen)
+    assert np.mean([~mask for mask in unseen]) > 0.2
 
 
 def test_designs_are_made_again_from_the_provenance(model: al.MaskedModel, small: Host, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_the_diagonal_is_framed_and_says_where_there_is_no_second_seed(rows: Att
     figure = agreement(comparison(rows))
     assert len(figure.layout.shapes) == 2
     (note,) = figure.layout.annotations
-    assert (note.x, note.y, note.text) == (1, 1, "no second seed")
+    assert (note.x, note.y, note.text) == (1, 1, "no second<br>seed")
     hover = np.asarray(figure.data[0].customdata, dtype=str)
     assert "another seed of it" in hover[0, 0]
     assert "no second seed" in hover[1, 1]

@@ -91,7 +91,7 @@ class PathSums:
             return np.maximum(self.squared.numpy() - self.path.numpy() ** 2 / hits, 0) / (hits * (hits - 1))
 
     def estimate(self, registry: Registry) -> Estimate:
-        """Weights, biases and standard errors of all examples (DESIGN, section 5).
+        """Weights, biases and standard errors of all examples (docs/path_gradient.md).
 
         For each example and site let p be the path means, k the means at kept gates (biased, but of many more samples)
         and s2 the sampling variance of p. The estimate is c k + w (p - c k), with c = <k, p> / <k, k> and w =

@@ -31,8 +31,9 @@ log = logging.getLogger("ablationlens")
 
 STREAM = "evaluate"
 """Held-out masks have a stream of random numbers of their own."""
-SCAN = 20
-"""Draws looked at for each held-out mask wanted, before masks that were used for fitting are let in and counted."""
+SCAN = 2
+"""Draws looked at for each held-out mask wanted. Where more would have to be thrown away, those that are left are the rare
+masks, which say little of the design: all are taken then, and the overlap is counted."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class HeldOut(Design):
     Attributes:
         source: the random design, on a stream of its own.
         chosen: its draws that are used.
-        overlap: how many of them are masks of a fit, because the registry has too few others.
+        overlap: how many of them are masks of a fit, because most of what the design draws is.
     """
 
     source: Random
@@ -123,7 +124,8 @@ def evaluate(
     for alpha, count in overlap.items():
         if count:
             log.warning(
-                "alpha %g: %d of %d held-out masks were also used for fitting: too few others exist",
+                "alpha %g: %d of %d test masks were also used for fitting, because most of what is drawn with so few "
+                "components was",
                 alpha,
                 count,
                 draws,
@@ -132,20 +134,24 @@ def evaluate(
 
 
 def held_out_masks(source: Random, attributions: Mapping[str, Attribution]) -> HeldOut:
-    """Draws of a design whose masks no attribution was fitted on, as far as there are enough."""
+    """Draws of a design whose masks no attribution was fitted on; plain draws of it where most of them were fitted on.
+
+    With few components a fit has seen nearly every mask that is drawn often. What it has not seen are masks that
+    ablate unusually many: an attribution would be tested on another distribution than the one that was asked for.
+    """
     seen: set[bytes] = set()
     for attribution in attributions.values():
         fitted = design_of(attribution)
         if fitted is not None:
             seen.update(row.tobytes() for row in np.packbits(fitted.masks(0, fitted.draws), axis=1))
     fresh: list[int] = []
-    used: list[int] = []
     for draw in range(SCAN * source.draws):
-        (used if np.packbits(source.mask(draw)).tobytes() in seen else fresh).append(draw)
+        if np.packbits(source.mask(draw)).tobytes() not in seen:
+            fresh.append(draw)
         if len(fresh) == source.draws:
-            break
-    missing = source.draws - len(fresh)
-    return HeldOut(source, tuple(sorted(fresh + used[:missing])), missing)
+            return HeldOut(source, tuple(fresh), 0)
+    known = sum(draw < source.draws for draw in fresh)
+    return HeldOut(source, tuple(range(source.draws)), source.draws - known)
 
 
 def design_of(attribution: Attribution) -> Design | None:

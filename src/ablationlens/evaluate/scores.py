@@ -29,7 +29,7 @@ class Scores:
         frame: one row per method, alpha and example: pearson, spearman, r2, slope; NaN where undefined.
         true: alpha -> outputs [draw, example] under held-out masks.
         predicted: (method, alpha) -> predictions [draw, example].
-        overlap: alpha -> held-out masks that a fit has seen, because there are too few others.
+        overlap: alpha -> test masks that a fit has seen: 0, or where components are few, most of them.
         draws: held-out masks for each alpha.
         provenance: how they were made, JSON-able.
     """

@@ -56,9 +56,9 @@ def agreement(comparison: Comparison, measure: str = "spearman", *, theme: Theme
     )
     for place, name in enumerate(methods):
         if (name, name) not in rows:
-            figure.add_annotation(x=place, y=place, text="no second seed", showarrow=False, font={"color": NEUTRAL})
+            figure.add_annotation(x=place, y=place, text="no second<br>seed", showarrow=False, font={"color": NEUTRAL})
         corners = {"x0": place - 0.48, "x1": place + 0.48, "y0": place - 0.46, "y1": place + 0.46}
-        figure.add_shape(type="rect", line={"color": NEUTRAL, "width": 1}, **corners)
+        figure.add_shape(type="rect", line={"color": NEUTRAL, "width": 2}, **corners)
     axis = {"tickvals": list(range(len(methods))), "ticktext": names, "showgrid": False, "zeroline": False}
     examples = counted(len(set(comparison.frame["example"])), "example")
     note = _differences(comparison)
