@@ -21,8 +21,8 @@ def test_no_error_nothing_loaded_every_figure_drawn(page: Any) -> None:
     assert page.problems() == []
     assert [url for url in page.requests() if not url.startswith(("file:", "data:", "blob:"))] == []
     figures = page.run("[...document.querySelectorAll('.plot')].map(plot => plot.id)")
-    # Per section: a ranking, a heat map and a scatter of each of two methods, and a correlation.
-    assert len(figures) == 2 * 7
+    # Per section: a ranking, a heat map and a scatter of each of two methods, a correlation and a histogram of it.
+    assert len(figures) == 2 * 8
     empty = page.run(
         """[...document.querySelectorAll('.plot')].filter(plot => {
             const box = plot.querySelector('svg.main-svg')?.getBoundingClientRect();
@@ -43,7 +43,7 @@ def test_buttons_send_nothing_away(page: Any) -> None:
     contexts = page.run(
         "[...document.querySelectorAll('.plot')].map(p => [p._context.showSendToCloud, p._context.plotlyServerURL])"
     )
-    assert contexts == [[False, ""]] * 14
+    assert contexts == [[False, ""]] * 16
 
 
 def test_a_click_on_a_heading_sorts(tab: Any, written: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ablationlens as al
 from ablationlens.errors import InputError
 from ablationlens.report.sections import components, sections
+from ablationlens.results import attribution_by_position
 
 
 def test_flat_attributions_of_one_registry_are_one_section(world: Any) -> None:
@@ -59,6 +62,20 @@ def test_a_model_is_missing(world: Any) -> None:
 def test_other_data(world: Any) -> None:
     with pytest.raises(InputError, match="has 5 examples and the data 2"):
         sections(world.rows.model, world.data.take([0, 1]), world.rows.attributions, None)
+    coar = world.rows.attributions["COAR"]
+    elsewhere = world.data.take([4, 3, 2, 1, 0])
+    made = replace(coar, provenance={**coar.provenance, "data": {"fingerprint": elsewhere.fingerprint()}})
+    with pytest.raises(InputError, match="'COAR' is of other data"):
+        sections(world.rows.model, world.data, {"COAR": made}, None)
+    assert len(sections(world.rows.model, elsewhere, {"COAR": made}, None)) == 1
+
+
+def test_weights_by_position_are_refused(world: Any) -> None:
+    model, zeros = world.heads.model, np.zeros((5, 7, 16))
+    bias, names = zeros[:, 0, 0], world.data.names()
+    patched: Any = attribution_by_position("patching", zeros, bias, model.registry, names, provenance={})
+    with pytest.raises(InputError, match=r"a report takes weights of components.*attribution\.total\(\)"):
+        sections(model, world.data, {"patching": patched}, None)
 
 
 def test_a_section_of_two_registries(world: Any) -> None:

@@ -67,7 +67,7 @@ def test_sections_and_sentences(written: Path) -> None:
         "How it was run",
         "How far to trust it",
         "2 of 4,608 components cannot be told apart",
-        "Not finite, and left out of the fit: 3 outputs",
+        "Not finite, and left out: 3 outputs",
     ):
         assert words in page, words
 

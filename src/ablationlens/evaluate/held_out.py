@@ -32,8 +32,8 @@ log = logging.getLogger("ablationlens")
 STREAM = "evaluate"
 """Held-out masks have a stream of random numbers of their own."""
 SCAN = 2
-"""Draws looked at for each held-out mask wanted. Where more would have to be thrown away, those that are left are the rare
-masks, which say little of the design: all are taken then, and the overlap is counted."""
+"""Draws looked at for each held-out mask wanted. Where more would have to be thrown away, those that are left are the
+rare masks, which say little of the design: all are taken then, and the overlap is counted."""
 
 
 @dataclass(frozen=True)

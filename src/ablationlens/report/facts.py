@@ -36,6 +36,12 @@ def fitted_alpha(attribution: Attribution) -> float | None:
     return None if alpha is None else float(alpha)
 
 
+def design_of(attribution: Attribution) -> str:
+    """The name of the design whose masks an attribution was made from; nothing for methods without masks."""
+    masks: Any = attribution.provenance.get("masks")
+    return str(cast("Mapping[str, Any]", masks).get("design", "")) if isinstance(masks, Mapping) else ""
+
+
 @dataclass(frozen=True)
 class Tested:
     """How one method did on held-out masks of one ablated fraction.

@@ -16,40 +16,31 @@ from plotly.offline import get_plotlyjs
 from ablationlens.data import Batch
 from ablationlens.evaluate import Scores
 from ablationlens.masked_model import MaskedModel
-from ablationlens.plots import correlation, heads, layers, predicted_vs_true, ranking
+from ablationlens.plots import correlation, heads, histogram, layers, predicted_vs_true, ranking
 from ablationlens.plots.labels import fixed, percent
 from ablationlens.plots.theme import DARK, LIGHT, Theme
 from ablationlens.report.answer import answer, heading, question
+from ablationlens.report.evidence import Given
 from ablationlens.report.facts import shown_alpha
+from ablationlens.report.figures import Figure, figure_of
+from ablationlens.report.finding import MARKED, Finding
 from ablationlens.report.sections import Section, components, sections
+from ablationlens.report.studies import Shown, shown
 from ablationlens.report.tables import Entry, component_columns, examples, provenance_entries
-from ablationlens.report.trust import GENERAL, MARKED, Finding, trust
+from ablationlens.report.trust import GENERAL, trust
 from ablationlens.results import Attribution
+
+SCORE_HEADS = ["Alpha", "Pearson", "95% interval", "Spearman", "R²", "Slope", "Undefined"]
+"""Of the table of scores; the last is left out where every correlation is defined."""
 
 POINTS = 1500
 """Points of a scatter on the page: enough to see its shape, few enough to stay quick on a phone."""
 
+SPREAD_FROM = 3
+"""Examples from which a histogram of their correlations says something."""
+
 TOP = 25
 """Components in a ranking on the page."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure of the page.
-
-    Attributes:
-        id: of the element that it is drawn in.
-        title: what is seen, as the figure says it.
-        note: how to read it.
-        height: in pixels, known before it is drawn so that the page does not jump.
-        drawing: data and layout for plotly.
-    """
-
-    id: str
-    title: str
-    note: str
-    height: int
-    drawing: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -64,12 +55,20 @@ class View:
     places: list[Figure]
     correlations: list[Figure]
     scatters: list[Figure]
+    score_heads: list[str]
     scores: list[list[str]]
     columns: list[dict[str, Any]]
     trust: dict[str, list[Finding]]
+    studies: list[Shown]
     methods: list[str]
     provenance: list[Entry]
     tested: list[Entry]
+
+    @property
+    def figures(self) -> list[Figure]:
+        """All that are drawn."""
+        drawn = [*self.rankings, *self.places, *self.correlations, *self.scatters]
+        return [*drawn, *(figure for study in self.studies for figure in study.figures)]
 
 
 def page(
@@ -78,16 +77,17 @@ def page(
     *,
     attributions: Mapping[str, Attribution] | Mapping[str, Mapping[str, Attribution]],
     scores: Scores | Mapping[str, Scores] | None = None,
+    studies: Given | None = None,
     title: str | None = None,
 ) -> str:
     """The HTML text that `report` writes; arguments as there.
 
     Raises:
-        InputError: if models, data, attributions and scores do not belong together.
+        InputError: if models, data, attributions, scores and studies do not belong together.
     """
-    found = sections(model, data, attributions, scores)
+    found = sections(model, data, attributions, scores, studies)
     views = [_view(section, f"s{place}") for place, section in enumerate(found)]
-    figures = [f for v in views for f in (*v.rankings, *v.places, *v.correlations, *v.scatters)]
+    figures = [figure for view in views for figure in view.figures]
     content = {
         "figures": [{"id": figure.id, **figure.drawing} for figure in figures],
         "tables": {view.id: view.columns for view in views},
@@ -134,18 +134,22 @@ def _view(section: Section, key: str) -> View:
             predicted_vs_true(section.scores, method, alpha, points=POINTS)
             for method in dict.fromkeys(method for method, tested in section.scores.predicted if tested == alpha)
         ]
+        if attributions[section.main[0]].weights.sizes["example"] >= SPREAD_FROM:
+            scatters.append(histogram(section.scores, alpha))
         rows = _score_rows(section.scores)
     return View(
         id=key,
         title=section.title,
         components=components(section.registry),
         answer=answer(section),
-        rankings=[_figure(figure, f"{key}-ranking-{i}") for i, figure in enumerate(rankings)],
-        places=[_figure(figure, f"{key}-place-{i}") for i, figure in enumerate(places)],
-        correlations=[_figure(figure, f"{key}-correlation-{i}") for i, figure in enumerate(correlations)],
-        scatters=[_figure(figure, f"{key}-scatter-{i}") for i, figure in enumerate(scatters)],
-        scores=rows,
+        rankings=[figure_of(figure, f"{key}-ranking-{i}") for i, figure in enumerate(rankings)],
+        places=[figure_of(figure, f"{key}-place-{i}") for i, figure in enumerate(places)],
+        correlations=[figure_of(figure, f"{key}-correlation-{i}") for i, figure in enumerate(correlations)],
+        scatters=[figure_of(figure, f"{key}-scatter-{i}") for i, figure in enumerate(scatters)],
+        score_heads=SCORE_HEADS if any(row[-1] != "0" for row in rows) else SCORE_HEADS[:-1],
+        scores=rows if any(row[-1] != "0" for row in rows) else [row[:-1] for row in rows],
         columns=component_columns(section),
+        studies=[shown(one, f"{key}-study-{i}") for i, one in enumerate(section.studies)],
         trust={method: trust(section, method) for method in attributions},
         methods=list(attributions),
         provenance=provenance_entries([attribution.provenance for attribution in attributions.values()]),
@@ -156,24 +160,6 @@ def _view(section: Section, key: str) -> View:
 def _named(method: str, attribution: Attribution) -> Attribution:
     """The attribution under the name that the report's caller gave it: two runs of one method stay apart."""
     return replace(attribution, method=method)
-
-
-def _figure(figure: go.Figure, key: str) -> Figure:
-    """Take the titles out of a figure: as text of the page they wrap on a phone, and can be read aloud."""
-    drawing: dict[str, Any] = json.loads(figure.to_json() or "{}")
-    layout = drawing["layout"]
-    title = layout.pop("title")
-    layout.pop("template")
-    # The top is where plotly's buttons appear.
-    layout["margin"] = {"l": 8, "r": 8, "t": 24, "b": 8}
-    height = int(layout.pop("height")) - 48
-    return Figure(
-        key,
-        title=str(Markup(title["text"]).unescape()),
-        note=str(Markup(title["subtitle"]["text"]).unescape()),
-        height=height,
-        drawing={"data": drawing["data"], "layout": layout},
-    )
 
 
 def _template(theme: Theme) -> dict[str, Any]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
 from ablationlens.evaluate import Scores
+from ablationlens.evaluate.checks import fingerprint
 from ablationlens.masked_model import MaskedModel
 from ablationlens.plots.labels import counted
 from ablationlens.registry import Registry
-from ablationlens.results import Attribution
+from ablationlens.report.evidence import Evidence, Given, by_section
+from ablationlens.results import Attribution, of_components
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,14 @@ class Section:
         model: the model that they are of.
         attributions: by name of method; the first is the main one.
         scores: how well they predict held-out ablations, if that was measured.
+        studies: what else was found out about them.
     """
 
     title: str
     model: MaskedModel
     attributions: Mapping[str, Attribution]
     scores: Scores | None
+    studies: tuple[Evidence, ...] = ()
 
     @property
     def registry(self) -> Registry:
@@ -44,8 +48,9 @@ class Section:
 def sections(
     model: MaskedModel | Sequence[MaskedModel],
     data: Batch,
-    attributions: Mapping[str, Attribution] | Mapping[str, Mapping[str, Attribution]],
+    attributions: Mapping[str, Any],
     scores: Scores | Mapping[str, Scores] | None,
+    studies: Given | None = None,
 ) -> list[Section]:
     """Check that the arguments of a report belong together, and group them.
 
@@ -64,8 +69,18 @@ def sections(
                     f"attribution {name!r} has {counted(examples, 'example')} and the data {len(data):,}: "
                     "give the batch that it was made with"
                 )
+            if fingerprint(attribution) not in (None, data.fingerprint()):
+                raise InputError(
+                    f"attribution {name!r} is of other data (inputs, labels or scored positions): give the batch that "
+                    "it was made with"
+                )
     found = _scores(groups, scores)
-    return [Section(title, _model(models, named, title), named, found.get(title)) for title, named in groups.items()]
+    fingerprints = {title: next(iter(named.values())).registry.fingerprint for title, named in groups.items()}
+    evidence = by_section(studies, fingerprints)
+    return [
+        Section(title, _model(models, named, title), named, found.get(title), evidence.get(title, ()))
+        for title, named in groups.items()
+    ]
 
 
 def components(registry: Registry) -> str:
@@ -78,12 +93,11 @@ def components(registry: Registry) -> str:
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
-def _groups(
-    attributions: Mapping[str, Attribution] | Mapping[str, Mapping[str, Attribution]],
-) -> dict[str, Mapping[str, Attribution]]:
+def _groups(attributions: Mapping[str, Any]) -> dict[str, dict[str, Attribution]]:
     nested = [isinstance(value, Mapping) for value in attributions.values()]
+    groups: dict[str, dict[str, Attribution]] = {}
     if all(nested):
-        groups = dict(cast("Mapping[str, Mapping[str, Attribution]]", attributions))
+        groups = {title: _of_components(named) for title, named in attributions.items()}
         for title, named in groups.items():
             if not named:
                 raise InputError(f"section {title!r} has no attribution: leave it out")
@@ -93,15 +107,17 @@ def _groups(
         return groups
     if any(nested):
         raise InputError('attributions are either all in sections, {"Rows": {"COAR": a}}, or none is, {"COAR": a}')
-    flat = cast("Mapping[str, Attribution]", attributions)
     by_registry: dict[Registry, dict[str, Attribution]] = {}
-    for name, attribution in flat.items():
+    for name, attribution in _of_components(attributions).items():
         by_registry.setdefault(attribution.registry, {})[name] = attribution
-    groups = {}
     for registry, named in by_registry.items():
         title = components(registry)
         groups[title if title not in groups else f"{title} ({', '.join(named)})"] = named
     return groups
+
+
+def _of_components(named: Mapping[str, Any]) -> dict[str, Attribution]:
+    return {name: of_components(value, "a report") for name, value in named.items()}
 
 
 def _model(models: Sequence[MaskedModel], named: Mapping[str, Attribution], title: str) -> MaskedModel:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
@@ -16,6 +17,9 @@ from ablationlens.report.sections import Section
 
 TOKENS_SHOWN = 96
 """Tokens of an example that the page shows; the rest is counted."""
+
+MANY = 8
+"""Entries of numbers from which only the smallest and the largest are shown."""
 
 DIGITS = 4
 """Significant digits of numbers in the table of components: more than any of them deserves."""
@@ -33,11 +37,16 @@ def component_columns(section: Section) -> list[dict[str, Any]]:
     columns: list[dict[str, Any]] = [{"label": "Component", "type": "text", "values": list(frame["component"])}]
     for method, attribution in section.attributions.items():
         weights = attribution.weights.transpose("example", "component")
-        for label, kind, values in (
-            ("weight", "weight", weights.mean("example")),
-            ("spread", "amount", weights.std("example")),
-        ):
-            numbers = [_rounded(float(value)) for value in values.to_numpy()[order]]
+        found = [
+            ("weight", "weight", weights.mean("example").to_numpy()),
+            ("spread", "amount", weights.std("example").to_numpy()),
+        ]
+        if attribution.errors is not None:
+            found.append(
+                ("error", "amount", mean_error(attribution.errors.transpose("example", "component").to_numpy()))
+            )
+        for label, kind, values in found:
+            numbers = [_rounded(float(value)) for value in values[order]]
             name = f"{method}\n{label}" if len(section.attributions) > 1 else label.capitalize()
             columns.append({"label": name, "type": kind, "values": numbers})
     # Last: the name says them already, and a phone shows the first columns.
@@ -46,6 +55,14 @@ def component_columns(section: Section) -> list[dict[str, Any]]:
         codes, distinct = pd.factorize(frame[name])
         columns.append({"label": label, "type": "text", "values": codes.tolist(), "names": list(distinct)})
     return columns
+
+
+def mean_error(errors: Float[np.ndarray, "example component"]) -> Float[np.ndarray, " component"]:
+    """Standard error of the mean over examples whose errors are known; NaN where none is."""
+    known = np.isfinite(errors)
+    total = np.where(known, errors, 0.0) ** 2
+    count = known.sum(axis=0)
+    return np.where(count > 0, np.sqrt(total.sum(axis=0)) / np.maximum(count, 1), np.nan)
 
 
 def _rounded(value: float) -> float | None:
@@ -83,7 +100,10 @@ def _flattened(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, st
         # {"output": {"output": "Margin"}} says "output" once.
         words = str(key).replace("_", " ")
         name = prefix if words == prefix else f"{prefix} · {words}" if prefix else words
-        if isinstance(item, Mapping):
+        if isinstance(item, Mapping) and len(item) > MANY and all(isinstance(each, float) for each in item.values()):
+            low, high = min(item.values()), max(item.values())
+            entries.append((name, f"{_text(low)} to {_text(high)} ({len(item):,} values)"))
+        elif isinstance(item, Mapping):
             entries += _flattened(cast("Mapping[str, Any]", item), name)
         else:
             entries.append((name, _text(item)))

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import numpy as np
 
 from ablationlens.plots.labels import counted, percent
 from ablationlens.report.facts import Tested, fitted_alpha, found, tested
+from ablationlens.report.finding import Finding, Level
+from ablationlens.report.made import made
 from ablationlens.report.sections import Section
 from ablationlens.results import Attribution
 
-Level: TypeAlias = Literal["good", "note", "caution"]
-"""Nothing to worry about; worth knowing; a reason for care."""
-
-MARKED: dict[Level, str] = {"good": "fine", "note": "note", "caution": "care"}
-"""The word that stands beside the colour."""
+ROUNDING = 1e-5
+"""Share of the output below which a gap is rounding."""
 
 GENERAL = (
     "A correlation says how well a sum of weights predicts what the model does when a random set of parts is gone. "
@@ -29,21 +26,13 @@ GENERAL = (
 )
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One sentence or two on one attribution."""
-
-    level: Level
-    text: str
-
-
 def trust(section: Section, method: str) -> list[Finding]:
     """Findings on one attribution of a section, reasons for care first."""
     attribution = section.attributions[method]
     findings = [
         *_correlation(section, method, attribution),
         *_held_out(section),
-        *_fit(attribution),
+        *made(attribution),
         *_completeness(attribution),
         *_examples(attribution),
     ]
@@ -60,25 +49,23 @@ def _correlation(section: Section, method: str, attribution: Attribution) -> Ite
     here = [each for each in results if alpha is not None and math.isclose(each.alpha, alpha)]
     elsewhere = [each for each in results if each not in here]
     for each in here:
-        yield Finding(
-            _level(each), f"Held-out correlation {each}, the fraction that it was fitted on: {_verdict(each)}"
-        )
+        yield Finding(_level(each), f"Held-out correlation {each}, the fraction that it was made for: {_verdict(each)}")
     if alpha is None:
         best = max(elsewhere, key=lambda each: each.pearson if math.isfinite(each.pearson) else -math.inf)
         yield Finding(
             _level(best),
-            "It was not fitted on random ablations, so no ablated fraction is its own. Held-out correlation "
+            "It was not made from random ablations, so no ablated fraction is its own. Held-out correlation "
             f"{_series(elsewhere)}. At its best: {_verdict(best)}",
         )
     elif elsewhere and here:
         drop = here[0].pearson - min(each.pearson for each in elsewhere)
-        text = f"At fractions that it was not fitted on: {_series(elsewhere)}."
+        text = f"At fractions that it was not made for: {_series(elsewhere)}."
         far = drop > 0.1
         yield Finding("note" if far else "good", text + (" It does not carry over everywhere." if far else ""))
     elif elsewhere:
         yield Finding(
             "caution",
-            f"It was fitted on {percent(alpha)} ablated and tested only elsewhere: correlation {_series(elsewhere)}.",
+            f"It was made for {percent(alpha)} ablated and tested only elsewhere: correlation {_series(elsewhere)}.",
         )
     undefined = max(each.undefined for each in results)
     if undefined:
@@ -98,38 +85,11 @@ def _held_out(section: Section) -> Iterator[Finding]:
         counts = ", ".join(f"{count:,} of {draws:,} at {percent(alpha)}" for alpha, count in shared.items())
         yield Finding(
             "caution",
-            f"Some test masks were also drawn for fitting ({counts}), because there are too few others: the "
-            "correlation there is too high.",
+            f"Some test masks were also drawn for fitting ({counts}), because with so few components most of what is "
+            "drawn was drawn before: the correlation there may be too high, the less so the more draws the fit had.",
         )
     else:
         yield Finding("good", f"None of the {draws:,} test masks for each fraction was used for fitting.")
-
-
-def _fit(attribution: Attribution) -> Iterator[Finding]:
-    provenance, size = attribution.provenance, attribution.weights.sizes["component"]
-    bad = int(found(provenance, "quarantined_outputs") or 0)
-    if bad:
-        yield Finding("caution", f"Not finite, and left out of the fit: {counted(bad, 'output')}.")
-    dropped = int(found(provenance, "examples_without_fit") or 0)
-    if dropped:
-        yield Finding(
-            "caution", f"Without weights, because too few outputs were finite: {counted(dropped, 'example')}."
-        )
-    unidentified = 0 if attribution.unidentified is None else int(attribution.unidentified.sum())
-    if unidentified:
-        yield Finding(
-            "caution",
-            f"{unidentified:,} of {size:,} components cannot be told apart by the draws that were made; their weights "
-            "say nothing by themselves. More draws would identify them.",
-        )
-    draws, rank, condition = (found(provenance, key) for key in ("draws", "rank", "condition"))
-    if rank is not None and rank < size and not unidentified:
-        yield Finding("note", f"The masks have rank {rank:,} for {size:,} components.")
-    if fitted_alpha(attribution) is not None and draws is not None:
-        few = draws < 2 * size
-        text = f"{draws:,} draws for {size:,} components ({draws / size:.1f} for each)"
-        text += "" if condition is None else f"; estimated condition number {float(condition):.3g}"
-        yield Finding("note" if few else "good", text + (". More draws would sharpen the weights." if few else "."))
 
 
 def _completeness(attribution: Attribution) -> Iterator[Finding]:
@@ -142,6 +102,19 @@ def _completeness(attribution: Attribution) -> Iterator[Finding]:
     if not np.isfinite(gaps).any():
         return
     worst, usual = float(np.nanmax(gaps)), float(np.nanmean(np.abs(full)))
+    recorded = attribution.provenance.get("completeness_gap")
+    if recorded is not None:
+        missed = float(np.nanmax(np.abs(np.asarray(recorded, dtype=float))))
+        yield Finding(
+            "good" if missed <= 0.01 * max(usual, 1e-12) else "note",
+            f"The method is complete: its weights sum to f(all) \u2212 f(none) up to {missed:.2g}.",
+        )
+    if worst <= ROUNDING * max(usual, 1e-12):
+        yield Finding(
+            "good",
+            "With every part kept, bias plus weights are the model's own output: by construction, so no evidence.",
+        )
+        return
     large = worst > 0.1 * usual
     yield Finding(
         "note" if large else "good",

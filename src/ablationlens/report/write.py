@@ -14,6 +14,7 @@ from ablationlens.data import Batch
 from ablationlens.errors import InputError
 from ablationlens.evaluate import Scores
 from ablationlens.masked_model import MaskedModel
+from ablationlens.report.evidence import Given
 from ablationlens.results import Attribution
 
 
@@ -24,6 +25,7 @@ def report(
     *,
     attributions: Mapping[str, Attribution] | Mapping[str, Mapping[str, Attribution]],
     scores: Scores | Mapping[str, Scores] | None = None,
+    studies: Given | None = None,
     title: str | None = None,
 ) -> Path:
     """Write one HTML page that works offline: plotly, styles and data are all inside it (about 5 MB).
@@ -31,6 +33,8 @@ def report(
     A page has a section for each registry, for example one for rows and one for heads. For one registry::
 
         al.report("python.html", model, data, attributions={"COAR": coar, "leave-one-out": loo}, scores=scores)
+
+    What else was found out about them, for example ``studies=[al.studies.fit_alpha(model, data)]``, is shown with it.
 
     For several, group attributions (and scores) by the title of their section::
 
@@ -50,20 +54,23 @@ def report(
         attributions: name of a method -> its attribution, or title of a section -> such a mapping. The first of a
             section is the one that its answer is drawn from.
         scores: what `evaluate` said of the attributions, or a mapping of such.
+        studies: results of `al.studies`, `al.compare`, `al.ceiling`, `al.completeness` and `al.faithfulness`: each is
+            shown with its figure, a sentence and its table, in the section of its components. Title of a section ->
+            several puts them where you want them.
         title: heading of the page; made from the question by default.
 
     Returns:
         The path of the page.
 
     Raises:
-        InputError: if models, data, attributions and scores do not belong together, or `path` is a folder.
+        InputError: if models, data, attributions, scores and studies do not belong together, or `path` is a folder.
     """
     from ablationlens.report.page import page
 
     target = Path(path)
     if target.is_dir():
         raise InputError(f"{target} is a folder: give the file to write, for example {target / 'report.html'}")
-    text = page(model, data, attributions=attributions, scores=scores, title=title)
+    text = page(model, data, attributions=attributions, scores=scores, studies=studies, title=title)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     try:

@@ -1,0 +1,204 @@
+"""Studies as the page shows them: a figure, what it says, and its table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ablationlens.evaluate import Ceiling, Comparison, Completeness, Faithfulness
+from ablationlens.evaluate.studies import (
+    AblationMethod,
+    FitAlpha,
+    ModelEffect,
+    OutOfDistribution,
+    OutputFunction,
+    SampleSize,
+    Study,
+)
+from ablationlens.plots import (
+    ablation_method,
+    agreement,
+    ceiling,
+    completeness,
+    deletion_insertion,
+    faithfulness,
+    fit_alpha,
+    model_effect,
+    out_of_distribution,
+    output_function,
+    sample_size,
+)
+from ablationlens.plots.labels import counted, fixed, minus, percent
+from ablationlens.plots.whiskers import numbers
+from ablationlens.report.evidence import Evidence
+from ablationlens.report.figures import Figure, figure_of
+from ablationlens.report.says import says
+from ablationlens.report.tables import Entry, provenance_entries
+
+WORDS = {"r2": "R²", "p": "p", "cpr": "CPR", "cmd": "CMD"}
+"""Heads and cells of tables that are no plain words."""
+MOST_BESIDE = 7
+"""Columns of a table that has room beside a figure."""
+COUNTS_OF_NOTHING = ("undefined", "left_out")
+"""Columns that are left out where they are 0 throughout."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One study on the page.
+
+    Attributes:
+        title: the question that it answers.
+        says: the answer, in a sentence.
+        figures: its figures.
+        wide: whether figures or table need the width of the page, so that one is below the other.
+        heads: of the table: text, and whether the column holds numbers.
+        rows: of the table.
+        note: what it cost.
+        provenance: how it was made.
+    """
+
+    title: str
+    says: str
+    figures: list[Figure]
+    wide: bool
+    heads: list[tuple[str, bool]]
+    rows: list[list[str]]
+    note: str
+    provenance: list[Entry]
+
+
+def shown(one: Evidence, key: str) -> Shown:
+    """A study as the template needs it.
+
+    Args:
+        one: the study.
+        key: id of the figure's element.
+    """
+    title, drawn = _drawn(one)
+    table = _pairs(one) if isinstance(one, Comparison) else one.table()
+    empty = [name for name in COUNTS_OF_NOTHING if name in table and not numbers(table, name).any()]
+    table = table.drop(columns=empty)
+    heads = _heads(table)
+    return Shown(
+        title=title,
+        says=says(one),
+        figures=[figure_of(figure, f"{key}-{number}") for number, figure in enumerate(drawn)],
+        wide=not isinstance(one, Study) or len(heads) > MOST_BESIDE,
+        heads=heads,
+        rows=_cells(table),
+        note=_note(one.provenance),
+        provenance=provenance_entries([one.provenance]),
+    )
+
+
+def _drawn(one: Evidence) -> tuple[str, list[go.Figure]]:
+    """Title and figures of each kind of study."""
+    match one:
+        case FitAlpha():
+            return "Does the alpha of the fit matter?", [fit_alpha(one)]
+        case SampleSize():
+            return "How many draws are enough?", [sample_size(one)]
+        case ModelEffect():
+            return "What does an ablation do to the model itself?", [model_effect(one)]
+        case AblationMethod():
+            return "Does it matter what stands in for a component?", [ablation_method(one)]
+        case OutputFunction():
+            return "Does it matter what is measured?", [output_function(one)]
+        case OutOfDistribution():
+            return "Does it work on other examples?", [out_of_distribution(one)]
+        case Comparison():
+            return "Do the methods agree?", [agreement(one)]
+        case Ceiling():
+            return "How far is it from what any number of draws could reach?", [ceiling(one)]
+        case Completeness():
+            return "Do the weights add up?", [completeness(one)]
+        case Faithfulness():
+            return "Do the most important components carry the output?", [faithfulness(one), deletion_insertion(one)]
+        case _:
+            raise TypeError(f"no figure for {type(one).__name__}")
+
+
+def _note(provenance: Mapping[str, Any]) -> str:
+    """What made the attributions of a study, and its cost."""
+    method, draws, cost = (provenance.get(key) for key in ("method", "fit_draws", "cost"))
+    sentences: list[str] = []
+    if method is not None:
+        sentences.append(f"Attributions by {method}" + (f", {draws:,} draws each." if isinstance(draws, int) else "."))
+    if isinstance(cost, Mapping) and cost.get("forward_rows") is not None:
+        sentences.append(f"Cost: {counted(int(cost['forward_rows']), 'forward row')}, a gradient counted as 3.")
+    return " ".join(sentences)
+
+
+def _pairs(one: Comparison) -> pd.DataFrame:
+    """A row for each pair, with the measures side by side."""
+    rows: dict[str, dict[str, Any]] = {}
+    for record in one.table().to_dict("records"):
+        a, b, measure = (str(record[key]) for key in ("a", "b", "measure"))
+        row = rows.setdefault(f"{a}, another seed" if a == b else f"{a} and {b}", {})
+        if measure == "spearman":
+            row |= {"rank correlation": record["mean"], "low": record["low"], "high": record["high"]}
+        elif measure == "cosine" or (measure.startswith("top_") and not measure.endswith("_signed")):
+            row[measure if measure == "cosine" else f"overlap of top {measure.removeprefix('top_')}"] = record["mean"]
+    return pd.DataFrame([{"pair": pair, **row} for pair, row in rows.items()])
+
+
+def _heads(table: pd.DataFrame) -> list[tuple[str, bool]]:
+    return [(_head(name), pd.api.types.is_numeric_dtype(table[name])) for name in _columns(table) if not _is_high(name)]
+
+
+def _head(column: str) -> str:
+    if column == "low" or column.endswith("_low"):
+        return "Range of orders" if column == "random_low" else "95% interval"
+    words = WORDS.get(column, column.replace("_", " "))
+    return words[0].upper() + words[1:] if column not in WORDS else words
+
+
+def _cells(table: pd.DataFrame) -> list[list[str]]:
+    rows: list[list[str]] = []
+    for record in table.to_dict("records"):
+        row: list[str] = []
+        for name in _columns(table):
+            if _is_high(name):
+                continue
+            if name == "low" or name.endswith("_low"):
+                low, high = float(record[name]), float(record[f"{name.removesuffix('low')}high"])
+                ends = [_cell(name.removesuffix("_low"), end) for end in (low, high)]
+                row.append(f"{ends[0]} to {ends[1]}" if math.isfinite(low) else "—")
+            else:
+                row.append(_cell(name, record[name]))
+        rows.append(row)
+    return rows
+
+
+def _columns(table: pd.DataFrame) -> list[str]:
+    return [str(name) for name in table.columns]
+
+
+def _is_high(column: str) -> bool:
+    return column == "high" or column.endswith("_high")
+
+
+def _cell(column: str, value: Any) -> str:
+    if isinstance(value, str):
+        return WORDS.get(value, value.replace("_", " ") if column == "measure" else value)
+    if not math.isfinite(value):
+        return "—"
+    if column in ("alpha", "fit_alpha", "relative"):
+        return percent(float(value))
+    if float(value).is_integer() and not isinstance(value, float):
+        return f"{int(value):,}"
+    return _number(float(value))
+
+
+def _number(value: float) -> str:
+    """Three decimals, or three significant digits where these would say nothing."""
+    if not math.isfinite(value):
+        return "—"
+    size = abs(value)
+    return minus(f"{value:.3g}") if size >= 1000 or 0 < size < 0.001 else fixed(value, 3)
