@@ -31,17 +31,21 @@ def test_adapting_a_plain_module_loads_none_either() -> None:
 
 
 PUBLIC = [
-    "AblationLensError",
-    "AdapterError",
-    "Adapter",
-    "AllMasks",
     "Ablation",
+    "AblationLensError",
+    "Adapter",
+    "AdapterError",
+    "AllMasks",
     "Architecture",
     "Attribution",
+    "AttributionByPosition",
     "Balanced",
     "Basis",
     "Batch",
     "Bernoulli",
+    "Ceiling",
+    "Comparison",
+    "Completeness",
     "Component",
     "ConfigError",
     "Counterfactual",
@@ -50,6 +54,7 @@ PUBLIC = [
     "Design",
     "Dictionary",
     "Explanation",
+    "Faithfulness",
     "GaussianNoise",
     "InputError",
     "KL",
@@ -62,6 +67,7 @@ PUBLIC = [
     "MissingExtraError",
     "Output",
     "OverlapError",
+    "Paths",
     "Registry",
     "Resample",
     "Scale",
@@ -73,17 +79,39 @@ PUBLIC = [
     "Tap",
     "UnknownNameError",
     "Zero",
+    "activation_patching",
     "adapt",
+    "attribute",
+    "attribution_patching",
     "batch",
+    "ceiling",
     "coar",
+    "compare",
+    "completeness",
+    "conductance",
     "custom_site",
     "evaluate",
     "explain",
+    "faithfulness",
+    "gradient_x_parameter",
+    "integrated_gradients",
+    "internal_influence",
     "leave_one_out",
+    "normalised",
+    "path_gradient",
     "plots",
     "report",
+    "shapley",
+    "studies",
     "zoo",
 ]
+
+
+def test_no_public_name_is_missing_here() -> None:
+    modules = ("importlib", "annotations", "TYPE_CHECKING", "Any")
+    own = {name for name in dir(al) if not name.startswith("_") and name not in modules}
+    submodules = {name for name in own if type(getattr(al, name)).__name__ == "module"} - set(PUBLIC)
+    assert own - submodules == set(PUBLIC)
 
 
 @pytest.mark.parametrize("name", PUBLIC)

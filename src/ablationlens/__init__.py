@@ -17,10 +17,18 @@ from ablationlens.ablations import Zero as Zero
 from ablationlens.adapters.architectures import Architecture as Architecture
 from ablationlens.adapters.base import Adapter as Adapter
 from ablationlens.adapters.dispatch import adapt as adapt
+from ablationlens.attribution import activation_patching as activation_patching
 from ablationlens.attribution import attribute as attribute
+from ablationlens.attribution import attribution_patching as attribution_patching
 from ablationlens.attribution import coar as coar
+from ablationlens.attribution import conductance as conductance
+from ablationlens.attribution import gradient_x_parameter as gradient_x_parameter
+from ablationlens.attribution import integrated_gradients as integrated_gradients
+from ablationlens.attribution import internal_influence as internal_influence
 from ablationlens.attribution import leave_one_out as leave_one_out
+from ablationlens.attribution import normalised as normalised
 from ablationlens.attribution import path_gradient as path_gradient
+from ablationlens.attribution import shapley as shapley
 from ablationlens.basis import Basis as Basis
 from ablationlens.custom import CustomSite as CustomSite
 from ablationlens.custom import custom_site as custom_site
@@ -35,8 +43,16 @@ from ablationlens.errors import MissingExtraError as MissingExtraError
 from ablationlens.errors import OverlapError as OverlapError
 from ablationlens.errors import StoreError as StoreError
 from ablationlens.errors import UnknownNameError as UnknownNameError
+from ablationlens.evaluate import Ceiling as Ceiling
+from ablationlens.evaluate import Comparison as Comparison
+from ablationlens.evaluate import Completeness as Completeness
+from ablationlens.evaluate import Faithfulness as Faithfulness
 from ablationlens.evaluate import Scores as Scores
+from ablationlens.evaluate import ceiling as ceiling
+from ablationlens.evaluate import compare as compare
+from ablationlens.evaluate import completeness as completeness
 from ablationlens.evaluate import evaluate as evaluate
+from ablationlens.evaluate import faithfulness as faithfulness
 from ablationlens.explain import Explanation as Explanation
 from ablationlens.explain import explain as explain
 from ablationlens.masked_model import MaskedModel as MaskedModel
@@ -57,6 +73,7 @@ from ablationlens.outputs import SquaredError as SquaredError
 from ablationlens.registry import Registry as Registry
 from ablationlens.report import report as report
 from ablationlens.results import Attribution as Attribution
+from ablationlens.results import AttributionByPosition as AttributionByPosition
 from ablationlens.sites import Component as Component
 from ablationlens.sites import Site as Site
 from ablationlens.sites import Tap as Tap
@@ -64,10 +81,11 @@ from ablationlens.sites import Tap as Tap
 if TYPE_CHECKING:
     from ablationlens import plots as plots
     from ablationlens import zoo as zoo
+    from ablationlens.evaluate import studies as studies
 
 __version__ = "0.1.0"
 
-_LAZY = {"plots": "ablationlens.plots", "zoo": "ablationlens.zoo"}
+_LAZY = {"plots": "ablationlens.plots", "studies": "ablationlens.evaluate.studies", "zoo": "ablationlens.zoo"}
 
 
 def __getattr__(name: str) -> Any:
