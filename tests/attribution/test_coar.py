@@ -58,6 +58,8 @@ def test_the_result_is_labelled(model: al.MaskedModel, small: Host) -> None:
         "design",
         "alpha",
         "draws",
+        "seconds",
+        "fit_seconds",
         "seed",
         "solver",
         "rank",

@@ -8,6 +8,7 @@ predicts ablations that were never run. The price is the draws: every one is a f
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -63,7 +64,8 @@ def coar(
 
     Returns:
         Weights in units of the output, with the bias. Outputs that were not finite are left out and counted in the
-        provenance; components that the draws cannot identify are flagged.
+        provenance; components that the draws cannot identify are flagged. The provenance holds ``seconds`` of the
+        passes and ``fit_seconds`` of the regression.
 
     Raises:
         InputError: if alpha, draws, design or solver do not fit.
@@ -75,7 +77,9 @@ def coar(
     check_draws(solver, draws, len(model.registry))
     found = record(model, data, masks, store=store, label="COAR", rows=rows, show_bar=show_bar)
     full = kept_outputs(model, data)
+    begun = time.perf_counter()
     result = fit(found.masks(), found.outputs.astype(np.float64), solver, full)
+    fit_seconds = round(time.perf_counter() - begun, 2)
     provenance = {
         "method": "COAR",
         **{key: found.provenance["masks"][key] for key in ("design", "alpha", "draws", "seed")},
@@ -83,6 +87,7 @@ def coar(
         **result.provenance(),
         "full_output": full.tolist(),
         **found.provenance,
+        "fit_seconds": fit_seconds,
     }
     done = attribution(
         "COAR",

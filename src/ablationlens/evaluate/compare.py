@@ -50,8 +50,8 @@ def compare(
     What the agreement can at most be is what a method reaches with itself under another seed: give second-seed
     attributions as `ceiling`. By the formula of attenuation (Spearman, 1904), the Pearson correlation of two methods
     with independent errors is at most the geometric mean of their ceilings. A method without randomness
-    (leave-one-out, gradients, patching) agrees with itself exactly: its ceiling is 1 and need not be given; methods
-    that are not in `ceiling` have NaN there.
+    (leave-one-out, gradients, patching) agrees with itself exactly: give it as its own ceiling for a 1 there; methods
+    that are not in `ceiling` have NaN.
 
     Args:
         attributions: by name, at least two, or one with its ceiling.
