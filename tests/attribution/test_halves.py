@@ -52,6 +52,21 @@ def test_halves_without_anything_in_common_lose_everything() -> None:
     assert loss_of_regression(np.zeros((1, 3)), np.zeros((1, 3))) == 1.0
 
 
+def test_examples_without_a_weight_do_not_count() -> None:
+    """One text whose output never changes, and one without a finite output, must not keep the others from stopping."""
+    truth = np.random.default_rng(0).normal(size=(4, COMPONENTS))
+    truth[1] = 0.0
+    first, second = (
+        truth + 0.3 * (truth != 0) * np.random.default_rng(seed).normal(size=truth.shape) for seed in (1, 2)
+    )
+    first[2] = second[2] = np.nan
+    both = (first[[0, 3]], second[[0, 3]])
+    assert loss_of_regression(first, second) == pytest.approx(loss_of_regression(*both))
+    assert loss_of_paths((first, second), (first, second)) == pytest.approx(loss_of_paths(both, both))
+    unseen = np.full_like(first, np.nan)
+    assert loss_of_paths((first, second), (unseen, unseen)) == 1.0
+
+
 def test_gates_without_a_path_are_left_out() -> None:
     truth = np.random.default_rng(0).normal(size=(1, COMPONENTS))
     means = noisy(truth, 0.5, 1), noisy(truth, 0.5, 2)

@@ -84,6 +84,39 @@ def test_standard_errors_are_the_size_of_the_errors() -> None:
     assert 0.9 < np.mean(within) < 0.99
 
 
+def test_strong_gates_have_errors_of_their_own() -> None:
+    """One gate in ten is five times as strong, and as noisy: an error shared by all is far too small for these."""
+    alpha, errors, within = 0.1, [], []
+    for seed in range(8):
+        function = Pairs(seed, 0.3, 0.0)
+        size = np.where(np.arange(COMPONENTS) % 10 == 0, 5.0, 1.0)
+        function.A, function.b = function.A * size * size[:, None], function.b * size
+        found = sums_of(function, al.Paths(COMPONENTS, alpha, 150, seed=seed)).estimate(registry_of(COMPONENTS))
+        z = ((found.weights[0] - function.coefficients(alpha)) / found.errors[0])[size > 1]
+        errors.append((z**2).mean())
+        within.append((np.abs(z) < 1.96).mean())
+    assert 0.1 < np.mean(errors) < 1
+    assert np.mean(within) > 0.9
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.75])
+def test_where_few_gates_are_ever_kept(alpha: float) -> None:
+    """At one half every gate is on every path. Stratified company makes errors too wide there, never too narrow."""
+    errors = []
+    for seed in range(6):
+        function = Pairs(seed, 0.3)
+        sums = sums_of(function, al.Paths(COMPONENTS, alpha, 60, seed=seed))
+        assert isinstance(sums, PathSums)
+        found = sums.estimate(registry_of(COMPONENTS))
+        never = ~sums.keeps.numpy().any(axis=0)
+        assert never.sum() > 20
+        assert np.array_equal(found.weights[:, never], sums.means()[:, never])
+        if alpha == 0.5:
+            assert all((share == 1).all() for share in found.shares.values())
+        errors.append((((found.weights[0] - function.coefficients(alpha)) / found.errors[0]) ** 2).mean())
+    assert 0.05 < np.mean(errors) < 1.5
+
+
 def test_shrinkage_is_closer_to_the_truth_than_path_means_or_kept_gates_alone() -> None:
     alpha, shrunk, of_paths, of_kept = 0.05, 0.0, 0.0, 0.0
     for seed in range(8):

@@ -97,6 +97,8 @@ def test_where_masks_run_out_the_overlap_is_counted(
     with caplog.at_level(logging.WARNING, logger="ablationlens"):
         scores = al.evaluate(tiny, data, coar, alphas=[0.4], draws=25)
     assert scores.overlap == {0.4: 25}
+    exact = al.shapley(tiny, data, method="exact")
+    assert al.evaluate(tiny, data, exact, alphas=[0.4], draws=25).overlap == {0.4: 25}
     assert scores.true[0.4].shape == (25, 2)
     assert "25 of 25 test masks" in caplog.text
 

@@ -76,6 +76,10 @@ def test_overlap_with_the_fit(section: Section) -> None:
     assert section.scores is not None
     changed = replace(section, scores=replace(section.scores, overlap={0.02: 0, 0.05: 9, 0.1: 0}))
     assert level_of(changed, "COAR", "9 of 200 at 5%") == "caution"
+    coar = section.attributions["COAR"]
+    sampled = replace(coar, provenance={**coar.provenance, "masks": {"design": "captum"}})
+    theirs = replace(section, attributions={**section.attributions, "Shapley": sampled})
+    assert level_of(theirs, "COAR", "Captum draws the masks of Shapley") == "note"
 
 
 def test_completeness_gap(section: Section) -> None:

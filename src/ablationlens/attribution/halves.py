@@ -9,7 +9,7 @@ of the other.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 Weights = Float64[np.ndarray, "example component"]
 
@@ -18,11 +18,12 @@ def loss_of_regression(first: Weights, second: Weights) -> float:
     """Correlation that the fit of all draws lacks to that of infinitely many, from fits of two halves.
 
     With r the cosine between the halves, the fit of both has the correlation sqrt(2 r / (1 + r)) with the limit
-    (Spearman and Brown). Mean over examples; 1 where the halves do not agree at all.
+    (Spearman and Brown). Mean over examples; 1 where the halves do not agree at all. Examples without a weight, of an
+    output that never varies or is never finite, have nothing to lose and are left out.
     """
     size = np.sqrt(_inner(first, first) * _inner(second, second))
     r = np.clip(_ratio(_inner(first, second), size), 0.0, 1.0)
-    return _mean_loss(np.sqrt(2 * r / (1 + r)))
+    return _mean_loss(np.sqrt(2 * r / (1 + r)), _varies(first, second))
 
 
 def loss_of_paths(estimates: tuple[Weights, Weights], means: tuple[Weights, Weights]) -> float:
@@ -47,7 +48,7 @@ def loss_of_paths(estimates: tuple[Weights, Weights], means: tuple[Weights, Weig
         own = np.where(known, estimate, 0.0)
         halves.append(_ratio(_inner(own, other), np.sqrt(_inner(own, own)) * length))
     squared = np.clip((halves[0] + halves[1]) / 2, 0.0, 1.0) ** 2
-    return _mean_loss(np.sqrt(2 * squared / (1 + squared)))
+    return _mean_loss(np.sqrt(2 * squared / (1 + squared)), _varies(*estimates))
 
 
 def _inner(a: Weights, b: Weights) -> Float64[np.ndarray, " example"]:
@@ -60,5 +61,10 @@ def _ratio(above: Float64[np.ndarray, " example"], below: Float64[np.ndarray, " 
     return np.where(defined, above / np.where(defined, below, 1.0), 0.0)
 
 
-def _mean_loss(correlation: Float64[np.ndarray, " example"]) -> float:
-    return float(np.mean(1 - np.nan_to_num(correlation)))
+def _varies(first: Weights, second: Weights) -> Bool[np.ndarray, " example"]:
+    """Examples of which either half has a weight that is not 0."""
+    return ((np.nan_to_num(first) != 0) | (np.nan_to_num(second) != 0)).any(axis=1)
+
+
+def _mean_loss(correlation: Float64[np.ndarray, " example"], counts: Bool[np.ndarray, " example"]) -> float:
+    return float(np.mean(1 - np.nan_to_num(correlation[counts]))) if counts.any() else 1.0

@@ -48,9 +48,11 @@ def path_gradient(
         data: the examples.
         alpha: share of components that is ablated on average.
         draws: masks; below 2 / rho no gate is on the path twice, and the weights are those at kept gates.
-        rho: share of the gates on the path of a draw; by default 2 * alpha (2 * (1 - alpha) if more than half is
-            ablated), which has the smallest variance. Half of it has half the bias and twice the variance.
-        h: share of the gates that is ablated outright; rho / 2 + h = alpha, so one of the two is enough.
+        rho: share of the gates on the path of a draw, 1 over an integer; by default the largest up to 2 * alpha (2 *
+            (1 - alpha) if more than half is ablated), which has the smallest variance. Half of it has half the bias and
+            twice the variance.
+        h: share of the gates that is ablated outright; rho / 2 + h = alpha, so one of the two is enough. As rho is 1
+            over an integer, the h that is drawn may be a little larger: the provenance holds both as drawn.
         seed: draw i depends on (seed, i) alone.
         rows: rows of one pass; chosen if not given.
         show_bar: a progress bar; by default where there is a screen.
@@ -81,6 +83,7 @@ def path_gradient(
             "alpha": design.alpha,
             "draws": draws,
             "rho": design.rho,
+            "h": design.h,
             "seed": design.seed,
             **estimate.provenance(),
             "quarantined_outputs": left_out,

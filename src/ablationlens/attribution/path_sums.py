@@ -7,13 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from ablationlens.registry import Registry
 
 POOLED_BELOW = 32
 """Sites with fewer components share one shrinkage weight: that of a few numbers would be noise."""
+PRIOR_DRAWS = 4
+"""Draws on the path that the expected variance of a gate counts for, beside its own."""
+LEAST_VARIANCE = 0.1
+"""Share of the mean variance below which none is expected."""
 
 
 @dataclass
@@ -96,33 +100,58 @@ class PathSums:
         For each example and site let p be the path means, k the means at kept gates (biased, but of many more samples)
         and s2 the sampling variance of p. The estimate is c k + w (p - c k), with c = <k, p> / <k, k> and w =
         1 - mean(s2) / mean((p - c k)^2) clipped to [0, 1]: all of p when the draws are many, the shape of k when they
-        are few. Gates that were on the path less than twice have no sampling variance and no error, and get c k.
+        are few. Gates that were on the path less than twice have no sampling variance and no error, and get c k; gates
+        that were never kept, as where alpha is a half, have no k, and get p.
+
+        The error of a weight is the posterior standard deviation, sqrt((w + v) s2), with v for what the shape lacks of
+        certainty. Strong gates have a larger s2 than weak ones, and few draws know it badly: each gate's own s2 is
+        mixed with what the size of its k lets expect, which counts for `PRIOR_DRAWS` draws.
         """
         hits, keeps = self.hits.numpy(), self.keeps.numpy()
         p, k, variance = self.means(), self.shapes(), self.variances()
         weights, errors = np.empty_like(p), np.empty_like(p)
         shares: dict[str, Float64[np.ndarray, " example"]] = {}
         for name, columns in pools(registry):
-            known, once = hits[:, columns] >= 2, hits[:, columns] >= 1
-            own_p, own_k = np.where(once, p[:, columns], 0.0), k[:, columns]
+            on, kept = hits[:, columns], keeps[:, columns] > 0
+            known, once = on >= 2, kept & (on >= 1)
+            own_p, own_k = np.nan_to_num(p[:, columns]), k[:, columns]
             size = (own_k**2 * once).sum(1)
             # without a gate on the path there is nothing to scale by: the shape is taken as it is
-            scale = np.where(size > 0, (own_k * own_p).sum(1) / np.where(size > 0, size, 1), 1.0 * ~once.any(1))
-            rest = np.where(known, own_p - scale[:, None] * own_k, 0.0)
-            counted = np.maximum(known.sum(1), 1)
-            noise = np.where(known, variance[:, columns], 0.0).sum(1) / counted
+            scale = np.where(size > 0, (own_k * own_p * once).sum(1) / np.where(size > 0, size, 1), 1.0 * ~once.any(1))
+            both = known & kept
+            rest = np.where(both, own_p - scale[:, None] * own_k, 0.0)
+            counted = np.maximum(both.sum(1), 1)
+            noise = np.where(both, variance[:, columns], 0.0).sum(1) / counted
             spread = (rest**2).sum(1) / counted
-            share = np.where(spread > noise, 1 - noise / np.where(spread > 0, spread, 1), 0.0)
-            weights[:, columns] = scale[:, None] * own_k + share[:, None] * rest
+            share = np.where(spread > noise, 1 - noise / np.where(spread > 0, spread, 1), 1.0 * ~kept.any(1))
+            weights[:, columns] = np.where(kept, scale[:, None] * own_k + share[:, None] * rest, own_p)
             # of what is kept of the rest, and of the shape, which has the samples of kept gates
-            fewer = hits[:, columns] / np.maximum(keeps[:, columns], 1) * ((1 - share) * scale)[:, None] ** 2
-            errors[:, columns] = np.sqrt(np.where(known, (share[:, None] + fewer) * noise[:, None], np.nan))
+            fewer = on / np.maximum(keeps[:, columns], 1) * ((1 - share) * scale)[:, None] ** 2
+            factor = np.where(kept, share[:, None] + fewer, 1.0)
+            expected = _expected_variance(variance[:, columns], own_k, known)
+            own = (PRIOR_DRAWS * expected + (on - 1) * np.nan_to_num(variance[:, columns])) / (PRIOR_DRAWS + on - 1)
+            errors[:, columns] = np.sqrt(np.where(known, factor * own, np.nan))
             shares[name] = share
         lost = self.draws.numpy() == 0
         weights[lost], errors[lost] = np.nan, np.nan
         draws = np.maximum(self.draws.numpy(), 1)
         bias = self.output.numpy() / draws - (weights * self.gates.numpy()).sum(1) / draws
         return Estimate(weights, bias, errors, shares)
+
+
+def _expected_variance(
+    variance: Float64[np.ndarray, "example component"],
+    shape: Float64[np.ndarray, "example component"],
+    known: Bool[np.ndarray, "example component"],
+) -> Float64[np.ndarray, "example component"]:
+    """Sampling variance that a gate of this size is expected to have: a + b k^2 by least squares, for each example."""
+    counted = np.maximum(known.sum(1, keepdims=True), 1)
+    squared = shape**2
+    mean, middle = (np.where(known, x, 0.0).sum(1, keepdims=True) / counted for x in (variance, squared))
+    away = np.where(known, squared - middle, 0.0)
+    size = (away**2).sum(1, keepdims=True)
+    slope = (away * np.where(known, variance - mean, 0.0)).sum(1, keepdims=True) / np.where(size > 0, size, 1.0)
+    return np.maximum(mean + slope * (squared - middle), LEAST_VARIANCE * mean)
 
 
 class PathHalves:

@@ -109,6 +109,7 @@ def shapley(
         "samples": number,
         "draws": cost,
         "seed": seed,
+        "masks": {"design": "captum", "draws": cost},
         **run_provenance(model, data, game.sweep.packing, time.perf_counter() - begun),
     }
     return _labelled(model, data, method, found, both, game.not_finite, run)

@@ -23,7 +23,7 @@ from ablationlens.evaluate.agreement import agreement
 from ablationlens.evaluate.checks import check_belong, named
 from ablationlens.evaluate.scores import Scores
 from ablationlens.masked_model import MaskedModel
-from ablationlens.masks.designs import RANDOM_DESIGNS, Design, DesignName, LeaveOneOut, Random, random_design
+from ablationlens.masks.designs import RANDOM_DESIGNS, AllMasks, Design, DesignName, LeaveOneOut, Random, random_design
 from ablationlens.provenance import packages
 from ablationlens.results import Attribution
 
@@ -159,6 +159,8 @@ def design_of(attribution: Attribution) -> Design | None:
     match attribution.provenance.get("masks"):
         case {"design": "leave_one_out"}:
             return LeaveOneOut(len(attribution.registry))
+        case {"design": "all_masks"}:
+            return AllMasks(len(attribution.registry))
         case {
             "design": str(name),
             "alpha": float(alpha),

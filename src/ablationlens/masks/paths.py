@@ -36,9 +36,9 @@ class Paths(Random):
         draws: number of masks.
         seed: first part of every draw's address.
         stream: second part.
-        rho: share of the gates that are on the path of a draw, at most 2 * alpha, which is the default: then none has
-            to be ablated outright. With more than half ablated it is at most 2 * (1 - alpha): then all others are. It
-            is 1 / groups; the nearest such share from below is taken.
+        rho: share of the gates that are on the path of a draw, at most 2 * alpha, which is the default. With more than
+            half ablated it is at most 2 * (1 - alpha). It is 1 / groups: of what is asked for, the nearest such share
+            from below. What rho / 2 lacks to alpha is ablated outright: see `h`.
     """
 
     rho: float | None = None
@@ -48,12 +48,12 @@ class Paths(Random):
         highest = 2 * min(self.alpha, 1 - self.alpha)
         limit = "2 * alpha" if self.alpha <= 0.5 else "2 * (1 - alpha)"
         rho = highest if self.rho is None else self.rho
-        if not 0 < rho <= highest + 1e-9:
+        if not 0 < rho <= max(highest, 1 / self.components) + 1e-9:
             raise InputError(
                 f"rho is the share of gates on the path of a draw, above 0 and at most {limit} = {highest:.4g}, "
                 f"because a gate on the path is half ablated on average; got {rho}"
             )
-        object.__setattr__(self, "rho", float(rho))
+        object.__setattr__(self, "rho", 1 / min(math.ceil(1 / rho - 1e-9), self.components))
 
     @property
     def ablated(self) -> int:
@@ -64,7 +64,7 @@ class Paths(Random):
     def groups(self) -> int:
         """Draws of one cycle, in which every gate is on the path once."""
         assert self.rho is not None
-        return min(math.ceil(1 / self.rho - 1e-9), self.components)
+        return round(1 / self.rho)
 
     @property
     def off(self) -> float:
@@ -72,6 +72,12 @@ class Paths(Random):
         sizes = np.diff(self._edges).astype(float)
         company = float((sizes * (sizes - 1)).sum()) / (self.components * (self.components - 1))
         return max(0.0, (self.alpha - company / 2) / (1 - company)) if company < 1 else 0.0
+
+    @property
+    def h(self) -> float:
+        """Share of the gates that a draw ablates outright, on average: alpha - rho / 2, if groups are of one size."""
+        assert self.rho is not None
+        return self.off * (1 - self.rho)
 
     @property
     def _edges(self) -> np.ndarray:
@@ -104,7 +110,7 @@ class Paths(Random):
         return np.argsort(words.reshape(self.components, STRATA), axis=1, kind="stable")[:, turn].astype(np.float32)
 
     def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "rho": self.rho, "groups": self.groups, "off": self.off}
+        return {**super().describe(), "rho": self.rho, "groups": self.groups, "h": self.h, "off": self.off}
 
 
 def between_0_and_1(words: np.ndarray) -> Float32[np.ndarray, " gate"]:

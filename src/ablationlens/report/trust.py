@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ablationlens.plots.labels import counted, percent
-from ablationlens.report.facts import Tested, fitted_alpha, found, tested
+from ablationlens.report.facts import Tested, design_of, fitted_alpha, found, tested
 from ablationlens.report.finding import Finding, Level
 from ablationlens.report.made import made
 from ablationlens.report.sections import Section
@@ -81,12 +81,19 @@ def _held_out(section: Section) -> Iterator[Finding]:
         return
     draws = section.scores.draws
     shared = {alpha: count for alpha, count in section.scores.overlap.items() if count}
+    unknown = [name for name, attribution in section.attributions.items() if design_of(attribution) == "captum"]
     if shared:
         counts = ", ".join(f"{count:,} of {draws:,} at {percent(alpha)}" for alpha, count in shared.items())
         yield Finding(
             "caution",
             f"Some test masks were also drawn for fitting ({counts}), because with so few components most of what is "
             "drawn was drawn before: the correlation there may be too high, the less so the more draws the fit had.",
+        )
+    elif unknown:
+        yield Finding(
+            "note",
+            f"Captum draws the masks of {', '.join(unknown)} and does not keep them: whether they are among the "
+            f"{draws:,} test masks for each fraction is not known.",
         )
     else:
         yield Finding("good", f"None of the {draws:,} test masks for each fraction was used for fitting.")
