@@ -53,6 +53,17 @@ def test_cmd_counts_what_is_above_1_too() -> None:
     )
 
 
+@pytest.mark.parametrize("ranking", ["mean", "example"])
+def test_an_output_that_falls_is_made_by_what_lowers_it(ranking: str) -> None:
+    """A loss, or a divergence: f(all) = 20 - 10 x is below f(none) = 20."""
+    model, data = game(-FOUR, constant=20.0), scales(1, 2)
+    named = {"right": weighted(model, data, -FOUR), "reverse": weighted(model, data, FOUR)}
+    found = faithfulness(model, data, named, ranking=ranking)  # type: ignore[arg-type]
+    assert areas(found, "right") == pytest.approx({"cpr": 0.625, "cmd": 0.375, "deletion": 0.375})
+    assert areas(found, "reverse") == pytest.approx({"cpr": 0.375, "cmd": 0.625, "deletion": 0.625})
+    assert found.provenance["toward"] == (-1 if ranking == "mean" else [-1, -1])
+
+
 def test_orders_by_sign_and_by_size() -> None:
     weights = np.array([2.0, -5.0, 1.0])
     model, data = game([3.0, -1.0, 2.0]), scales(1)
@@ -79,7 +90,8 @@ def test_outputs_are_those_of_masks_made_by_hand(
     weights = loo.weights.values
     for example in range(3):
         own = weights[example] if ranking == "example" else weights.mean(axis=0)
-        order = np.argsort(-own)
+        gaps = found.full - found.empty
+        order = np.argsort(-own * np.sign(gaps[example] if ranking == "example" else gaps.mean()))
         for place, count in enumerate(found.counts):
             for direction in range(2):
                 mask = torch.zeros(1, 33) if direction == 0 else torch.ones(1, 33)
@@ -99,7 +111,8 @@ def test_rankings_of_their_own_keep_the_replacements_of_their_example(small: Hos
     found = faithfulness(model, data, loo, counts=[7], ranking="example", random_orders=1)
     masks = torch.zeros(3, 33)
     for example in range(3):
-        masks[example, np.argsort(-loo.weights.values[example])[:7].copy()] = 1
+        toward = np.sign(found.full[example] - found.empty[example])
+        masks[example, np.argsort(-toward * loo.weights.values[example])[:7].copy()] = 1
     assert found.outputs[0, 0, 1] == pytest.approx(model(masks, data).tolist(), abs=1e-5)
 
 
@@ -114,7 +127,11 @@ def test_random_orders_are_shared_and_seeded() -> None:
     own = faithfulness(model, data, weighted(model, data, weights), seed=3, ranking="example")
     assert one.random.shape == (20, 2, 9, 2)
     np.testing.assert_allclose(one.random, both.random, atol=1e-5)
-    np.testing.assert_allclose(one.random, own.random, atol=1e-5)
+    # scale 2 has twice the output of scale 1 in the same order
+    np.testing.assert_allclose(one.random[..., 1], 2 * one.random[..., 0], atol=1e-5)
+    assert np.abs(own.random[..., 1] - 2 * own.random[..., 0]).max() > 1
+    again = faithfulness(model, data, weighted(model, data, weights), seed=3, ranking="example")
+    np.testing.assert_allclose(own.random, again.random, atol=1e-5)
     assert np.abs(one.random - other.random).max() > 0.1
     # deleting the first k of an order keeps the others: not the same set as the first N - k
     assert np.abs(one.random[:, 0] + one.random[:, 1] - one.full - one.empty).max() < 1e-4
@@ -140,6 +157,17 @@ def test_the_band_and_the_level_are_those_of_the_random_orders() -> None:
     pooled = np.stack([order[0].mean(-1) / found.full.mean() for order in found.random])
     np.testing.assert_allclose(curves["random_low"], pooled.min(0), atol=1e-9)
     np.testing.assert_allclose(curves["random_high"], pooled.max(0), atol=1e-9)
+
+
+def test_orders_by_chance_differ_between_examples_as_those_of_the_method_do() -> None:
+    """Noise ranks each example by itself: against one order for all examples it would never be far from the middle."""
+    model, data = game(np.arange(1.0, 7.0)), scales(*np.ones(12))
+    levels = []
+    for seed in range(30):
+        noise = np.random.default_rng(seed).standard_normal((12, 6))
+        found = faithfulness(model, data, weighted(model, data, noise), seed=seed, ranking="example", counts=[2, 4])
+        levels.append(found.table().set_index("measure").loc["cpr", "p"])
+    assert np.std(levels) == pytest.approx(1 / np.sqrt(12), abs=0.09)
 
 
 def test_intervals_are_over_examples() -> None:

@@ -29,6 +29,7 @@ from ablationlens.evaluate.rankings import (
     RankedByExample,
     Ranking,
     random_rankings,
+    random_rankings_by_example,
     ranked,
 )
 from ablationlens.masked_model import MaskedModel
@@ -68,8 +69,8 @@ def faithfulness(
       weight for it: ``order="absolute"``.
     - ``deletion``: the area under F(all but C_k). Lower is better for the signed order.
 
-    Where f(all) is below f(none), so is the sense of F: components that raise the output still come first in the signed
-    order, and F falls below 0 with them.
+    Where f(all) is below f(none), as for a loss or a divergence, the components that lower the output make it, and come
+    first in the signed order. Provenance: ``toward``, the sign of f(all) - f(none).
 
     Areas are trapezoids in linear k between exact counts, from 0 to N: at both ends F is known. (MIB's own areas begin
     at N/1000, and where a share of the components rounds to the same count twice, its counts collapse.)
@@ -84,12 +85,13 @@ def faithfulness(
         counts: how many components are kept or ablated; 0 and N are always there. By default every count up to 32
             components; above that the distinct counts among 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50 and 100% of them, as in
             MIB, rounded down and at least 1.
-        order: "signed" (most positive first) or "absolute" (largest first).
+        order: "signed" (most positive first; most negative where f(all) is below f(none)) or "absolute" (largest
+            first).
         ranking: "mean" ranks the mean weights: one set of components for all examples, which is what a circuit of a
             task is, and what MIB measures. "example" ranks the weights of each example for that example alone: use it
             where examples have little in common.
-        random_orders: rankings by chance, the same for all attributions. With fewer than 19 no attribution can be
-            better than chance at the 5% level.
+        random_orders: rankings by chance, the same for all attributions; one for all examples, or one for each, as
+            `ranking` says. With fewer than 19 no attribution can be better than chance at the 5% level.
         seed: of the random orders.
         rows: rows of one forward pass; chosen if not given.
         show_bar: a progress bar; by default where there is a screen.
@@ -109,15 +111,17 @@ def faithfulness(
     _check(order, ranking, random_orders)
     begun = time.perf_counter()
     full, empty, provenance = endpoints(model, data, label="faithfulness, ends", rows=rows, show_bar=show_bar)
-    rankings = [ranked(one, order, ranking, seed) for one in found.values()]
-    chance = random_rankings(components, random_orders, seed)
-    shared = chance if ranking == "example" else np.concatenate([*rankings, chance])
-    masks = record(
-        model, data, Ranked(shared, inner), label="faithfulness", rows=rows, show_bar=show_bar
-    ).outputs.astype(np.float64)
-    if ranking == "example":
-        own = _by_example(model, data, RankedByExample(np.stack(rankings), inner), rows, show_bar)
-        masks = np.concatenate([own, masks])
+    by_example = ranking == "example"
+    toward = np.nan_to_num(np.sign(full - empty) if by_example else np.sign([np.nanmean(full) - np.nanmean(empty)]))
+    rankings = [ranked(one, order, ranking, seed, toward) for one in found.values()]
+    if by_example:
+        chance = random_rankings_by_example(components, random_orders, len(data), seed)
+        source = RankedByExample(np.concatenate([np.stack(rankings), chance]), inner)
+        masks = _by_example(model, data, source, rows, show_bar)
+    else:
+        source = Ranked(np.concatenate([*rankings, random_rankings(components, random_orders, seed)]), inner)
+        found_outputs = record(model, data, source, label="faithfulness", rows=rows, show_bar=show_bar).outputs
+        masks = found_outputs.astype(np.float64)
     curves = with_ends(masks.reshape(-1, len(DIRECTIONS), len(inner), len(data)), full, empty)
     undefined = int(np.isnan(gap(full, empty)).sum())
     not_finite = int((~np.isfinite(curves)).any(axis=(0, 1, 2)).sum())
@@ -139,8 +143,9 @@ def faithfulness(
         empty=empty,
         provenance={
             **provenance,
-            "masks": Ranked(shared, inner).describe(),
+            "masks": source.describe(),
             "order": order,
+            "toward": toward.astype(int).tolist() if by_example else int(toward[0]),
             "ranking": ranking,
             "random_orders": random_orders,
             "seed": seed,

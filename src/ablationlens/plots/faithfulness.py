@@ -176,7 +176,7 @@ def _orders(result: Faithfulness) -> str:
 
 
 def _what(result: Faithfulness) -> str:
-    order = "by size" if result.provenance.get("order") == "absolute" else "most positive first"
+    order = "by size" if result.provenance.get("order") == "absolute" else _signed(result.provenance.get("toward", 1))
     ranking = ", each example by its own weights" if result.provenance.get("ranking") == "example" else ""
     components = counted(int(result.counts[-1]), "component")
     return f"{components} {order}{ranking}; {counted(len(result.examples), 'example')}."
@@ -193,3 +193,10 @@ def _say_if_undefined(figure: go.Figure, result: Faithfulness) -> None:
         y=0.7,
         showarrow=False,
     )
+
+
+def _signed(toward: Any) -> str:
+    """The signed order in words: what makes the output comes first, and an output may be made by lowering it."""
+    if toward in (1, -1):
+        return "most positive first" if toward == 1 else "most negative first"
+    return "what moves each output its own way first"
