@@ -65,6 +65,14 @@ def test_arrays_come_back_bit_for_bit(tmp_path: Path, array: np.ndarray) -> None
     assert np.array_equal(arrays["values"], array, equal_nan=True)
 
 
+def test_numbers_of_numpy_in_a_header_come_back_as_pythons(tmp_path: Path) -> None:
+    header = {"seed": np.int64(3), "nested": {"alpha": np.float32(0.5), "on": np.bool_(True)}}
+    _, read = load_arrays(str(save_arrays(tmp_path / "x.safetensors", {}, header)), "something")
+    assert read == {"seed": 3, "nested": {"alpha": 0.5, "on": True}}
+    with pytest.raises(TypeError, match="object cannot be written"):
+        save_arrays(tmp_path / "y.safetensors", {}, {"x": object()})
+
+
 def test_a_file_that_is_not_there_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(al.StoreError, match=r"no file .*x\.safetensors to read an attribution from.*\.save\("):
         load_arrays(tmp_path / "x.safetensors", "an attribution")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import ablationlens as al
+from ablationlens.masked_model import check_call
 from tests import models
 from tests.conftest import Host, host_of
 from tests.passes import before_each_pass
@@ -20,6 +21,24 @@ from tests.passes import before_each_pass
 @pytest.fixture
 def model(gpt2: Host) -> al.MaskedModel:
     return al.MaskedModel(gpt2.adapter, gpt2.registry("head"))
+
+
+def test_another_ablation_or_output_keeps_the_rest(model: al.MaskedModel, gpt2: Host) -> None:
+    half = model.having(ablation=al.Scale(0.5), output=al.Logit(3))
+    direct = al.MaskedModel(gpt2.adapter, gpt2.registry("head"), al.Scale(0.5), al.Logit(3))
+    mask, data = torch.zeros(1, 8), gpt2.data(2)
+    assert torch.equal(half(mask, data), direct(mask, data))
+    assert repr(half.having(output=al.Margin()).ablation) == repr(al.Scale(0.5))
+    assert repr(model.having().output) == repr(model.output)
+    assert not torch.equal(half(mask, data), model(mask, data))
+
+
+def test_what_is_no_masked_model_is_refused(model: al.MaskedModel, gpt2: Host) -> None:
+    with pytest.raises(al.InputError, match=r"al\.MaskedModel\(adapter.*got GPT2LMHeadModel"):
+        check_call(gpt2.reference, gpt2.data(2))
+    with pytest.raises(al.InputError, match=r"al\.batch.*got list"):
+        check_call(model, ["a text"])
+    check_call(model, gpt2.data(2))
 
 
 # --- shapes and ranges ------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def save_arrays(path: str | PathLike[str], arrays: Mapping[str, np.ndarray], hea
         StoreError: if the disk is full or refuses; a file that was there stays as it was.
     """
     target = Path(path)
-    text = {key: json.dumps(value) for key, value in header.items()}
+    text = {key: json.dumps(value, default=_plain) for key, value in header.items()}
     content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=text)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -58,6 +58,13 @@ def save_arrays(path: str | PathLike[str], arrays: Mapping[str, np.ndarray], hea
             f"{target} cannot be written ({error.strerror or error}); free some space or choose another path"
         ) from error
     return target
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's own, so that a setting of either kind can be written down."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be written to JSON")
 
 
 def load_arrays(path: str | PathLike[str], what: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -66,6 +66,17 @@ class MaskedModel:
     def __repr__(self) -> str:
         return f"MaskedModel({self.adapter!r}, {len(self.registry):,} components, {self.ablation!r}, {self.output!r})"
 
+    def having(
+        self, *, ablation: Ablation | None = None, output: Output | Callable[..., Tensor] | None = None
+    ) -> MaskedModel:
+        """The same model and components with another ablation or output; what is not given stays."""
+        return MaskedModel(
+            self.adapter,
+            self.registry,
+            self.ablation if ablation is None else ablation,
+            self.output if output is None else output,
+        )
+
     # -- one forward pass -----------------------------------------------------------------------------------------
 
     def __call__(self, mask: Tensor, data: Batch) -> Float[Tensor, " batch"]:
@@ -324,6 +335,20 @@ def _check_types(adapter: Any, registry: Any, ablation: Any) -> None:
     if ablation is not None and not isinstance(ablation, Ablation):
         came = f"the class {ablation.__name__}" if isinstance(ablation, type) else repr(ablation)
         raise InputError(f"an ablation is an instance such as al.Zero() or al.Mean(data); got {came}")
+
+
+def check_call(model: Any, data: Any) -> None:
+    """Refuse what is easily given to a method in place of a masked model and its examples.
+
+    Raises:
+        InputError: with the line to type instead.
+    """
+    if not isinstance(model, MaskedModel):
+        raise InputError(
+            "methods take a masked model, al.MaskedModel(adapter, adapter.registry('head')); got "
+            f"{type(model).__name__}"
+        )
+    _check_data(data)
 
 
 def _check_data(data: Any) -> None:

@@ -34,6 +34,7 @@ def rows(gpt2: Host) -> tuple[al.MaskedModel, al.Batch]:
         (16, 0.125, 60, "path gradient"),  # too few draws for it
         (16, 0.25, 100, "path gradient"),
         (16, 0.25, 1000, "least squares"),  # 50 draws a weight
+        (16, 0.02, 1000, "path gradient"),  # most draws would ablate nothing
         (4608, 0.05, 30_000, "path gradient"),
         (64_512, 0.025, 200_000, "path gradient"),
     ],
@@ -118,6 +119,17 @@ def test_the_budget_is_never_exceeded(heads: tuple[al.MaskedModel, al.Batch]) ->
                 assert np.isfinite(found.weights.values).all()
 
 
+def test_where_it_stops_does_not_depend_on_the_batch_size(heads: tuple[al.MaskedModel, al.Batch]) -> None:
+    model, data = heads
+    settings = {"alpha": 0.25, "budget": 2000, "tolerance": 0.02}
+    found = [al.attribute(model, data, **settings, rows=rows) for rows in (None, 7, 64)]
+    assert found[0].provenance["chosen"] == "least squares"
+    assert found[0].provenance["stopped_early"]
+    assert len({one.provenance["spent"] for one in found}) == 1
+    for one in found[1:]:
+        assert np.allclose(one.weights.values, found[0].weights.values, atol=1e-4)
+
+
 def test_wrong_input(heads: tuple[al.MaskedModel, al.Batch]) -> None:
     model, data = heads
     for options, words in (
@@ -125,6 +137,7 @@ def test_wrong_input(heads: tuple[al.MaskedModel, al.Batch]) -> None:
         ({"alpha": 0.2, "tolerance": 0.0}, "tolerance"),
         ({"alpha": 0.2, "tolerance": 1.5}, "tolerance"),
         ({"alpha": 1.2}, "alpha is the share"),
+        ({"alpha": 0.2, "seed": -1}, "seed is an integer"),
     ):
         with pytest.raises(al.InputError, match=words):
             al.attribute(model, data, **options)

@@ -294,8 +294,10 @@ def test_what_captum_cannot_see_is_refused(both: tuple[Any, Any], small: Host, t
     for steps in (0, True, "4"):
         with pytest.raises((al.InputError, TypeError), match="steps"):
             ours(model, small.data(2), steps=steps)
-    with pytest.raises(al.InputError, match=r"broadcasts to the input, \[2, 10\]; got \[3, 10\]"):
+    with pytest.raises(al.InputError, match=r"broadcast to the input, \[2, 10\].*got \[3, 10\]"):
         ours(model, small.data(2), baseline=torch.zeros(3, 10))
+    broken = al.MaskedModel(small.adapter, small.registry("row"), output=lambda logits: logits[:, 1] + torch.inf)
+    assert np.isnan(ours(broken, small.data(2)).weights).all()
     blind = al.MaskedModel(small.adapter, small.registry("row"), output=lambda logits: logits.detach()[:, 1])
     with pytest.raises(al.InputError, match="no gradient"):
         ours(blind, small.data(2))

@@ -163,7 +163,7 @@ def small_ceiling() -> tuple[Ceiling, list[Attribution]]:
 
 def test_what_does_not_fit_is_refused(small: Host) -> None:
     model, data = game(np.ones(20)), scales(1, 2)
-    one, two = (weighted(model, data, np.arange(20), seed=seed) for seed in (0, 1))
+    one, two = (weighted(model, data, np.arange(20), seed=seed, method="a") for seed in (0, 1))
     other = weighted(game(np.ones(21)), data, np.arange(21))
     for call, match in [
         (lambda: ceiling(model, data, {}, again={}), "nothing to evaluate"),
@@ -171,6 +171,10 @@ def test_what_does_not_fit_is_refused(small: Host) -> None:
         (lambda: ceiling(model, data, {"a": one}, again={"b": two}), "'b', but no first"),
         (lambda: ceiling(model, data, {"a": one}, again={"a": one}), "the seed 0.*seed=1"),
         (lambda: ceiling(model, data, {"a": one}, again={"a": other}), "another registry"),
+        (
+            lambda: ceiling(model, data, {"a": one}, again={"a": weighted(model, data, np.arange(20), method="b")}),
+            "differs in more than its seed: method 'a' and 'b'",
+        ),
         (lambda: ceiling(model, data, {"a": one}, again={"a": two}, draws=2), "at least 3"),
     ]:
         with pytest.raises(al.InputError, match=match):

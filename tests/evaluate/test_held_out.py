@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -216,3 +218,22 @@ def test_what_cannot_be_evaluated_is_refused(small: Host) -> None:
     for alphas in (np.float32(0.25), np.array([0.25])):
         table = al.evaluate(model, data, loo, alphas=alphas, draws=5).table()  # type: ignore[arg-type]
         assert table["alpha"].tolist() == [0.25]
+
+
+def test_another_output_or_other_weights_are_said(small: Host, caplog: pytest.LogCaptureFixture) -> None:
+    data, registry = small.data(2), small.registry("row")
+    model = al.MaskedModel(small.adapter, registry, output=al.Logit(1))
+    loo = al.leave_one_out(model, data)
+    own: Any = loo.provenance["model"]
+    changed = replace(loo, provenance={**loo.provenance, "model": {**own, "fingerprint": "another"}})
+    moved = replace(loo, provenance={**loo.provenance, "model": {**own, "host": "another", "fingerprint": "another"}})
+    for one, on, words in (
+        (loo, model, ""),
+        (moved, model, ""),
+        (changed, model, "made with another model"),
+        (loo, model.having(output=al.Logit(2)), "made with another output"),
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="ablationlens"):
+            al.evaluate(on, data, one, alphas=[0.3], draws=10)
+        assert (words in caplog.text) if words else not caplog.text

@@ -192,3 +192,19 @@ def test_a_saved_study_is_shown_as_before(tmp_path: Path) -> None:
         back = type(one).load(one.save(tmp_path / type(one).__name__))
         assert isinstance(back, FitAlpha | ModelEffect)
         assert shown(back, "key") == shown(one, "key")
+
+
+def test_what_was_made_with_something_else_says_so(world: Any) -> None:
+    run = world.heads
+    one = belonging(STUDIES[0], run)
+    here = run.model.describe()
+    same = replace(one, provenance={**one.provenance, **here, "data": {"fingerprint": world.data.fingerprint()}})
+    assert "Made with" not in shown(same, "key", run.model, world.data).note
+    other = {"output": {"output": "KL"}, "data": {"fingerprint": "x", "examples": 40}}
+    note = shown(replace(same, provenance={**same.provenance, **other}), "key", run.model, world.data).note
+    assert "Made with other examples (40) and another output (KL) than the rest of this section." in note
+    several = {"output": {"a": {"output": "KL"}, "b": {"output": "Margin"}}}
+    assert (
+        "Made with"
+        not in shown(replace(same, provenance={**same.provenance, **several}), "key", run.model, world.data).note
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, SupportsFloat, TypeAlias
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from ablationlens.counterfactuals.gradients import gradients
 from ablationlens.counterfactuals.record import identity
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
-from ablationlens.masked_model import MaskedModel
+from ablationlens.masked_model import MaskedModel, check_call
 from ablationlens.masks.designs import Bernoulli, integer
 from ablationlens.masks.paths import Paths
 from ablationlens.progress import announce, bar
@@ -36,6 +36,8 @@ FEW_DRAWS = 4
 """Draws for each component that least squares needs at least."""
 MANY_DRAWS = 50
 """Draws for each component from which least squares is taken: what is left of its noise is below a path's bias."""
+WHOLE_ROUND = 32
+"""Draws at a multiple of which a round of least squares ends: where it stops must not depend on the batch size."""
 MANY_HITS = 200
 """Draws on the path for each gate from which half the bias is worth twice the variance."""
 SMALLEST_BUDGET = 10
@@ -82,11 +84,13 @@ def attribute(
     Raises:
         InputError: if alpha, budget or tolerance do not fit, or the output has no gradient.
     """
+    check_call(model, data)
     budget, components = integer("budget", budget), len(model.registry)
+    seed, alpha = integer("seed", seed), Paths(components, alpha, 1).alpha
     if budget < SMALLEST_BUDGET:
         raise InputError(f"budget is a number of forward passes, at least {SMALLEST_BUDGET}; got {budget}")
-    if tolerance is not None and not 0 < tolerance < 1:
-        raise InputError(f"tolerance is a loss of correlation between 0 and 1, or None; got {tolerance}")
+    if tolerance is not None and not (isinstance(tolerance, SupportsFloat) and 0 < float(tolerance) < 1):
+        raise InputError(f"tolerance is a loss of correlation between 0 and 1, or None; got {tolerance!r}")
     chosen = choose(components, alpha, budget)
     spending = _paths if chosen == "path gradient" else _regression
     announce(f"attribute: {chosen} for {components:,} components, at most {budget:,} forward passes")
@@ -115,7 +119,7 @@ def attribute(
             "spent": spent,
             "draws": state.draws,
             "seed": seed,
-            "tolerance": tolerance,
+            "tolerance": None if tolerance is None else float(tolerance),
             "stopped_early": early,
             "expected_loss": state.loss,
             "full_output": kept_outputs(model, data).tolist(),
@@ -127,6 +131,9 @@ def attribute(
 
 def choose(components: int, alpha: float, budget: int) -> Method:
     """The method for so many components and so large a budget: see `attribute`."""
+    ablated = int(alpha * components + 0.5)
+    if not 1 <= ablated < components:  # draws that ablate nothing, or all, say nothing; a path is partial
+        return "path gradient"
     few = components * alpha < FEW_ABLATED and budget >= FEW_DRAWS * (components + 1)
     return "least squares" if few or budget >= MANY_DRAWS * components else "path gradient"
 
@@ -206,7 +213,7 @@ def _regression(
     outputs = np.empty((0, len(data)))
     seconds = 0.0
     first = FEW_DRAWS * (components + 1)
-    for start, stop in _rounds(budget, first, whole=sweep.packing.draws, stops=tolerance is not None):
+    for start, stop in _rounds(budget, first, whole=WHOLE_ROUND, stops=tolerance is not None):
         begun = time.perf_counter()
         spans = list(sweep.blocks(start, stop))
         parts = bar(spans, total=len(spans), unit="block", label="least squares", show_bar=show_bar)

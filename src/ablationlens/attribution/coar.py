@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float64
 from ablationlens.counterfactuals.record import record
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
-from ablationlens.masked_model import MaskedModel
+from ablationlens.masked_model import MaskedModel, check_call
 from ablationlens.masks.designs import DesignName, random_design
 from ablationlens.results import Attribution, attribution
 from ablationlens.solvers import SOLVERS, Fit, check_draws
@@ -71,6 +71,7 @@ def coar(
         InputError: if alpha, draws, design or solver do not fit.
         StoreError: if the store belongs to another run, is damaged, or cannot be written.
     """
+    check_call(model, data)
     if solver not in SOLVERS:
         raise InputError(f"no solver '{solver}': the solvers are {', '.join(SOLVERS)}")
     masks = random_design(design, len(model.registry), alpha, draws, seed)

@@ -28,7 +28,7 @@ from ablationlens.attribution.mask_gradient import check_steps
 from ablationlens.attribution.with_captum import captum_attr, run_provenance
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
-from ablationlens.masked_model import MaskedModel
+from ablationlens.masked_model import MaskedModel, check_call
 from ablationlens.packing import Packing, choose, of_rows
 from ablationlens.progress import announce, bar
 from ablationlens.registry import Part
@@ -134,6 +134,7 @@ def _attribute(
     rows: int | None,
     show_bar: bool | None,
 ) -> Attribution:
+    check_call(model, data)
     check_steps(steps)
     activations = activations_of(model)
     algorithm = getattr(captum_attr(), captums)
@@ -164,7 +165,7 @@ def _attribute(
         {
             "steps": int(steps),
             "input": entrance.name,
-            "baseline": _described(baseline),
+            "baseline": _described(baseline, start),
             "activations": len(activations),
             **run_provenance(model, data, packing, time.perf_counter() - begun),
         },
@@ -174,7 +175,8 @@ def _attribute(
 def _labelled(
     method: str, model: MaskedModel, data: Batch, weights: Float64[np.ndarray, "example component"], run: dict[str, Any]
 ) -> Attribution:
-    finite, full = np.isfinite(weights), kept_outputs(model, data)
+    full = kept_outputs(model, data)
+    finite = np.isfinite(weights) & np.isfinite(full)[:, None]  # a gradient may be finite where the output is not
     weights = np.where(finite, weights, np.nan)
     return attribution(
         method,
@@ -306,21 +308,21 @@ def _baseline(entrance: Entrance, baseline: float | Tensor | Batch) -> Tensor:
     """
     values = entrance.values
     given = Entrance(entrance.adapter, baseline.to(values.device)).values if isinstance(baseline, Batch) else baseline
-    given = torch.as_tensor(given, dtype=values.dtype, device=values.device).detach()
     try:
-        return given.expand_as(values)
-    except RuntimeError as error:
+        return torch.as_tensor(given, dtype=values.dtype, device=values.device).detach().expand_as(values)
+    except (RuntimeError, TypeError, ValueError) as error:
+        came = list(np.shape(given)) if isinstance(given, Tensor | np.ndarray | list | tuple) else repr(given)
         raise InputError(
-            f"a baseline is a number, or broadcasts to the {entrance.name}, {list(values.shape)}; got "
-            f"{list(given.shape)}"
+            f"a baseline is a number, or numbers that broadcast to the {entrance.name}, {list(values.shape)}, or a "
+            f"batch of other inputs; got {came}"
         ) from error
 
 
-def _described(baseline: float | Tensor | Batch) -> Any:
+def _described(baseline: Any, start: Tensor) -> Any:
     if isinstance(baseline, Batch):
         return {"batch": baseline.fingerprint()}
-    if isinstance(baseline, Tensor):
-        return {"tensor": list(baseline.shape), "sum": float(baseline.double().sum())}
+    if np.ndim(baseline):
+        return {"tensor": list(np.shape(baseline)), "sum": float(start.double().sum())}
     return float(baseline)
 
 

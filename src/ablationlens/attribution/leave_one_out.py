@@ -8,7 +8,7 @@ import numpy as np
 
 from ablationlens.counterfactuals.record import record
 from ablationlens.data import Batch
-from ablationlens.masked_model import MaskedModel
+from ablationlens.masked_model import MaskedModel, check_call
 from ablationlens.masks.designs import LeaveOneOut
 from ablationlens.results import Attribution, attribution
 
@@ -37,6 +37,7 @@ def leave_one_out(
     Raises:
         StoreError: if the store belongs to another run, is damaged, or cannot be written.
     """
+    check_call(model, data)
     design = LeaveOneOut(len(model.registry))
     found = record(model, data, design, store=store, label="leave-one-out", rows=rows, show_bar=show_bar)
     outputs = found.outputs.astype(np.float64)

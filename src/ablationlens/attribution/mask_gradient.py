@@ -20,7 +20,7 @@ from ablationlens.counterfactuals.gradients import gradients
 from ablationlens.data import Batch
 from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError
-from ablationlens.masked_model import MaskedModel
+from ablationlens.masked_model import MaskedModel, check_call
 from ablationlens.masks.diagonal import Diagonal, gauss_legendre
 from ablationlens.results import Attribution, attribution
 
@@ -56,6 +56,7 @@ def gradient_x_parameter(
     Raises:
         InputError: if the output has no gradient.
     """
+    check_call(model, data)
     sums = WeightedSum(len(data), len(model.registry), np.ones(1))
     design = Diagonal(len(model.registry), (1.0,))
     run = gradients(model, data, design, sums.add, label="gradient x parameter", rows=rows, show_bar=show_bar)
@@ -105,6 +106,7 @@ def integrated_gradients(
     Raises:
         InputError: if steps is no positive integer, or the output has no gradient.
     """
+    check_call(model, data)
     check_steps(steps)
     levels, shares = gauss_legendre(steps)
     sums = WeightedSum(len(data), len(model.registry), shares)

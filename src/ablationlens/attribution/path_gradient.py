@@ -17,7 +17,7 @@ from ablationlens.attribution.path_sums import PathSums
 from ablationlens.counterfactuals.gradients import gradients
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
-from ablationlens.masked_model import MaskedModel
+from ablationlens.masked_model import MaskedModel, check_call
 from ablationlens.masks.paths import Paths
 from ablationlens.results import Attribution, attribution
 
@@ -64,6 +64,7 @@ def path_gradient(
     Raises:
         InputError: if alpha, rho, h and draws do not fit, or the output has no gradient.
     """
+    check_call(model, data)
     design = paths(len(model.registry), alpha, draws, rho, h, seed)
     sums = PathSums.empty(len(data), len(model.registry))
     provenance = gradients(model, data, design, sums.add, label="path gradient", rows=rows, show_bar=show_bar)

@@ -16,6 +16,8 @@ POOLED_BELOW = 32
 """Sites with fewer components share one shrinkage weight: that of a few numbers would be noise."""
 PRIOR_DRAWS = 4
 """Draws on the path that the expected variance of a gate counts for, beside its own."""
+LEAST_KEEPS = 0.5
+"""Kept draws for each draw on the path, below which k is noisier than p and says nothing: so where alpha > 1/2."""
 LEAST_VARIANCE = 0.1
 """Share of the mean variance below which none is expected."""
 
@@ -67,7 +69,7 @@ class PathSums:
         is_kept = (masks == 1).float()
         of_path = gradients * on_path[:, None]
         self.path += of_path.sum(0)
-        self.squared += of_path.square_().sum(0)
+        self.squared += of_path.double().square_().sum(0)
         self.kept += (gradients * is_kept[:, None]).sum(0)
         self.hits += counts @ on_path
         self.keeps += counts @ is_kept
@@ -101,7 +103,7 @@ class PathSums:
         and s2 the sampling variance of p. The estimate is c k + w (p - c k), with c = <k, p> / <k, k> and w =
         1 - mean(s2) / mean((p - c k)^2) clipped to [0, 1]: all of p when the draws are many, the shape of k when they
         are few. Gates that were on the path less than twice have no sampling variance and no error, and get c k; gates
-        that were never kept, as where alpha is a half, have no k, and get p.
+        that were hardly ever kept, as where half or more is ablated, have no k of use, and get p.
 
         The error of a weight is the posterior standard deviation, sqrt((w + v) s2), with v for what the shape lacks of
         certainty. Strong gates have a larger s2 than weak ones, and few draws know it badly: each gate's own s2 is
@@ -112,7 +114,8 @@ class PathSums:
         weights, errors = np.empty_like(p), np.empty_like(p)
         shares: dict[str, Float64[np.ndarray, " example"]] = {}
         for name, columns in pools(registry):
-            on, kept = hits[:, columns], keeps[:, columns] > 0
+            on = hits[:, columns]
+            kept = (keeps[:, columns] > 0) & (keeps[:, columns] >= LEAST_KEEPS * on)
             known, once = on >= 2, kept & (on >= 1)
             own_p, own_k = np.nan_to_num(p[:, columns]), k[:, columns]
             size = (own_k**2 * once).sum(1)

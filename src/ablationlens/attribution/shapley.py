@@ -27,7 +27,7 @@ from ablationlens.counterfactuals.record import record
 from ablationlens.data import Batch
 from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError
-from ablationlens.masked_model import MaskedModel
+from ablationlens.masked_model import MaskedModel, check_call
 from ablationlens.masks.designs import MAX_ALL_MASKS, AllMasks, integer
 from ablationlens.progress import announce, bar
 from ablationlens.randomness import permutation
@@ -89,6 +89,7 @@ def shapley(
             none.
         MissingExtraError: if captum is not installed ("exact" does without).
     """
+    check_call(model, data)
     count = len(model.registry)
     number = _samples(method, samples, count)
     seed = integer("seed", seed)

@@ -43,7 +43,7 @@ def pearson(
 
 def constant(values: Float64[np.ndarray, " draw"]) -> bool:
     """Whether values differ by no more than rounding."""
-    return float(np.ptp(values)) <= 1e-7 * max(1.0, float(np.abs(values).max()))
+    return float(np.ptp(values)) <= 1e-7 * float(np.abs(values).max())
 
 
 def mean(values: Float64[np.ndarray, " example"]) -> float:

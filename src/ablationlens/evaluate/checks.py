@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
-from ablationlens.masked_model import MaskedModel
+from ablationlens.masked_model import MaskedModel, check_call
 from ablationlens.results import Attribution, AttributionByPosition, of_components
+
+log = logging.getLogger("ablationlens")
+
+SETTINGS = ("method", "alpha", "draws", "rho", "design", "solver", "budget", "tolerance", "steps", "ablation", "output")
+"""What two seeds of one method have in common."""
 
 
 def named(attributions: Mapping[str, Attribution] | Attribution, call: str) -> dict[str, Attribution]:
@@ -38,6 +44,7 @@ def check_belong(model: MaskedModel, data: Batch, attributions: Mapping[str, Att
     Raises:
         InputError: naming the attribution.
     """
+    check_call(model, data)
     for name, attribution in attributions.items():
         if attribution.registry != model.registry:
             raise InputError(
@@ -55,6 +62,26 @@ def check_belong(model: MaskedModel, data: Batch, attributions: Mapping[str, Att
                 f"attribution '{name}' is of other data: its weights belong to other inputs, labels or scored "
                 "positions; evaluate it on the examples that it was made for"
             )
+        for what in elsewhere(attribution.provenance, model):
+            log.warning(
+                "attribution '%s' was made with another %s than this model's, and is tested on this one's", name, what
+            )
+
+
+def elsewhere(provenance: Mapping[str, Any], model: MaskedModel) -> list[str]:
+    """What a result was made with that this masked model has not: "output", "model"; nothing if it does not say.
+
+    A model is another one if the same class in the same host has other weights. Another ablation is no mistake: to
+    carry an attribution over to one is a question of its own.
+    """
+    here = model.describe()
+    found = ["output"] if provenance.get("output", here["output"]) != here["output"] else []
+    own: Any = provenance.get("model")
+    if isinstance(own, Mapping):
+        same = all(own.get(key) == here["model"].get(key) for key in ("host", "class"))
+        if same and own.get("fingerprint") != here["model"].get("fingerprint"):
+            found.append("model")
+    return found
 
 
 def check_alike(attributions: Mapping[str, Attribution]) -> None:
@@ -86,7 +113,7 @@ def check_alike(attributions: Mapping[str, Attribution]) -> None:
 
 
 def check_seeds(first: Mapping[str, Attribution], second: Mapping[str, Attribution]) -> None:
-    """Refuse second seeds without a first, and two attributions of one seed.
+    """Refuse second seeds without a first, of another method or other settings, and two attributions of one seed.
 
     Raises:
         InputError: naming the attribution.
@@ -99,6 +126,15 @@ def check_seeds(first: Mapping[str, Attribution], second: Mapping[str, Attributi
             )
         if not isinstance(other, Attribution):
             raise InputError(f"the second seed of '{name}' is an attribution; got {type(other).__name__}")
+        one, two = first[name].provenance, other.provenance
+        # with a budget the draws are what early stopping made of them
+        settings = [key for key in SETTINGS if key in one and key in two and not (key == "draws" and "budget" in one)]
+        differ = [key for key in settings if one[key] != two[key]]
+        if differ:
+            raise InputError(
+                f"the second seed of '{name}' differs in more than its seed: "
+                + ", ".join(f"{key} {one[key]!r} and {two[key]!r}" for key in differ)
+            )
         seed: Any = first[name].provenance.get("seed")
         if seed is not None and seed == other.provenance.get("seed"):
             raise InputError(

@@ -110,7 +110,7 @@ def _measures(
 ) -> Iterator[tuple[str, float]]:
     both = np.isfinite(a) & np.isfinite(b)
     a, b = a[both], b[both]
-    varies = len(a) > 1 and not _constant(a) and not _constant(b)
+    varies = len(a) > 1 and not constant(a) and not constant(b)
     nan = float("nan")
     yield "spearman", float(pearson(stats.rankdata(a)[:, None], stats.rankdata(b)[:, None])[0]) if varies else nan
     yield "pearson", float(pearson(a[:, None], b[:, None])[0]) if varies else nan
@@ -119,12 +119,6 @@ def _measures(
         enough = varies and len(a) > k
         yield f"top_{k}", overlap(np.abs(a), np.abs(b), k) if enough else nan
         yield f"top_{k}_signed", overlap(a, b, k) if enough else nan
-
-
-def _constant(values: Float64[np.ndarray, " component"]) -> bool:
-    """Whether weights are all the same; unlike outputs they may be tiny, so what counts is their own size."""
-    largest = float(np.abs(values).max())
-    return largest == 0 or constant(values / largest)
 
 
 def _sizes(top: Sequence[int] | int | None, components: int) -> tuple[int, ...]:

@@ -86,7 +86,7 @@ def page(
         InputError: if models, data, attributions, scores and studies do not belong together.
     """
     found = sections(model, data, attributions, scores, studies)
-    views = [_view(section, f"s{place}") for place, section in enumerate(found)]
+    views = [_view(section, f"s{place}", data) for place, section in enumerate(found)]
     figures = [figure for view in views for figure in view.figures]
     content = {
         "figures": [{"id": figure.id, **figure.drawing} for figure in figures],
@@ -114,7 +114,7 @@ def page(
     )
 
 
-def _view(section: Section, key: str) -> View:
+def _view(section: Section, key: str, data: Batch) -> View:
     attributions = section.attributions
     places: list[go.Figure] = []
     for attribution in (_named(method, attribution) for method, attribution in attributions.items()):
@@ -149,7 +149,7 @@ def _view(section: Section, key: str) -> View:
         score_heads=SCORE_HEADS if any(row[-1] != "0" for row in rows) else SCORE_HEADS[:-1],
         scores=rows if any(row[-1] != "0" for row in rows) else [row[:-1] for row in rows],
         columns=component_columns(section),
-        studies=[shown(one, f"{key}-study-{i}") for i, one in enumerate(section.studies)],
+        studies=[shown(one, f"{key}-study-{i}", section.model, data) for i, one in enumerate(section.studies)],
         trust={method: trust(section, method) for method in attributions},
         methods=list(attributions),
         provenance=provenance_entries([attribution.provenance for attribution in attributions.values()]),

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from ablationlens.data import Batch
 from ablationlens.evaluate import Ceiling, Comparison, Completeness, Faithfulness
 from ablationlens.evaluate.studies import (
     AblationMethod,
@@ -20,6 +21,7 @@ from ablationlens.evaluate.studies import (
     SampleSize,
     Study,
 )
+from ablationlens.masked_model import MaskedModel
 from ablationlens.plots import (
     ablation_method,
     agreement,
@@ -73,12 +75,14 @@ class Shown:
     provenance: list[Entry]
 
 
-def shown(one: Evidence, key: str) -> Shown:
+def shown(one: Evidence, key: str, model: MaskedModel | None = None, data: Batch | None = None) -> Shown:
     """A study as the template needs it.
 
     Args:
         one: the study.
         key: id of the figure's element.
+        model: of the section that it stands in: what it was made with instead is said.
+        data: of the page.
     """
     title, drawn = _drawn(one)
     table = _pairs(one) if isinstance(one, Comparison) else one.table()
@@ -92,7 +96,7 @@ def shown(one: Evidence, key: str) -> Shown:
         wide=not isinstance(one, Study) or len(heads) > MOST_BESIDE,
         heads=heads,
         rows=_cells(table),
-        note=_note(one.provenance),
+        note=" ".join(filter(None, [_note(one.provenance), _elsewhere(one.provenance, model, data)])),
         provenance=provenance_entries([one.provenance]),
     )
 
@@ -133,6 +137,23 @@ def _note(provenance: Mapping[str, Any]) -> str:
     if isinstance(cost, Mapping) and cost.get("forward_rows") is not None:
         sentences.append(f"Cost: {counted(int(cost['forward_rows']), 'forward row')}, a gradient counted as 3.")
     return " ".join(sentences)
+
+
+def _elsewhere(provenance: Mapping[str, Any], model: MaskedModel | None, data: Batch | None) -> str:
+    """What it was made with, where that is not what the section is about."""
+    other: list[str] = []
+    found: Any = provenance.get("data")
+    own = found.get("fingerprint") if isinstance(found, Mapping) else None
+    if data is not None and own is not None and own != data.fingerprint():
+        count: Any = found.get("examples")
+        other.append(f"other examples ({count:,})" if isinstance(count, int) else "other examples")
+    here = {} if model is None else model.describe()
+    for what in ("output", "ablation"):
+        made: Any = provenance.get(what)
+        # a study of several outputs or ablations holds them by name
+        if here and isinstance(made, Mapping) and what in made and made != here[what]:
+            other.append(f"another {what} ({made[what]})")
+    return f"Made with {' and '.join(other)} than the rest of this section." if other else ""
 
 
 def _pairs(one: Comparison) -> pd.DataFrame:

@@ -73,7 +73,8 @@ class Attribution:
         """Components from the largest mean effect to the smallest: component, layer, module, kind, weight, spread.
 
         The weight is the mean over examples, the spread the standard deviation over examples. Methods that know their
-        standard errors add a column: the error of the mean.
+        standard errors add a column: the error of the mean, as if examples had independent errors. They share the
+        draws, so it is a little larger: by a fifth with 16 texts of one domain of the bundled model.
         """
         frame = self.registry.frame().drop(columns="index")
         errors = None if self.errors is None else self.errors.values

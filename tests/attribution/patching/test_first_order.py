@@ -109,3 +109,11 @@ def test_gradients_that_are_not_finite_are_counted(small: Host) -> None:
         assert np.isfinite(found.weights.values[[0, 2]]).all()
         assert found.provenance["quarantined_outputs"] == 1
         assert np.isfinite(found.bias.values).all()
+    broken = al.MaskedModel(
+        small.adapter,
+        small.registry("row"),
+        output=lambda logits: logits[:, 1] + torch.tensor([0.0, 0.0, torch.inf]),  # whose gradient is finite
+    )
+    found = attribution_patching(broken, data, data.like(small.inputs(3, seed=5)))
+    assert np.isnan(found.weights.values).all(1).tolist() == [False, False, True]
+    assert found.provenance["quarantined_outputs"] == 1

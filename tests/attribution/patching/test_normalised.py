@@ -64,3 +64,6 @@ def test_what_is_no_gap_depends_on_the_size_of_the_outputs(found: AttributionByP
     shares = normalised(replace(found, provenance={**found.provenance, **outputs}))
     assert np.isnan(shares.provenance["gap"]).tolist() == [True, False, False]
     assert np.allclose(shares.provenance["gap"][1:], [1e-4, -2e-6], rtol=1e-6)
+    tiny = {"clean_output": [1.7e-7, 6e-10, 0.0], "corrupt_output": [5e-9, 1e-9, 0.0]}  # probabilities, for example
+    shares = normalised(replace(found, provenance={**found.provenance, **tiny}))
+    assert np.isnan(shares.provenance["gap"]).tolist() == [False, False, True]

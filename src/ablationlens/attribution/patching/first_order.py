@@ -91,6 +91,7 @@ def attribution_patching(
     spans = bar([(0, 1)], total=1, unit="block", label="attribution patching", show_bar=show_bar)
     ((_, outputs, gradients),) = [sweep.gradients(*span) for span in spans]
     weights = pair.sign * gradients[0].double().numpy()
+    weights[~np.isfinite(outputs[0].numpy())] = np.nan  # a gradient may be finite where the output is not
     not_finite = int((~np.isfinite(weights)).reshape(len(clean), -1).any(1).sum())
     if not_finite:
         log.warning("%d of %d gradients were not finite: their weights are NaN", not_finite, len(clean))

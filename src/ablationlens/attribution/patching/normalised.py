@@ -64,5 +64,5 @@ def _gap(
     clean: Float64[np.ndarray, " example"], corrupt: Float64[np.ndarray, " example"]
 ) -> Float64[np.ndarray, " example"]:
     """Difference of the outputs; NaN where it is nothing but rounding."""
-    size = np.maximum(1.0, np.maximum(np.abs(clean), np.abs(corrupt)))
+    size = np.maximum(np.abs(clean), np.abs(corrupt))
     return np.where(np.abs(clean - corrupt) > SMALLEST_GAP * size, clean - corrupt, np.nan)

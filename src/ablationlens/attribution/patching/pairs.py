@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from ablationlens.ablations import Counterfactual
+from ablationlens.ablations import Counterfactual, Zero
 from ablationlens.ablations.base import check_batch
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
-from ablationlens.masked_model import MaskedModel
+from ablationlens.masked_model import MaskedModel, check_call
 from ablationlens.provenance import packages
 from ablationlens.results import Attribution, AttributionByPosition, attribution, attribution_by_position
 from ablationlens.sweep import GivenMasks, MaskSource, Sweep
@@ -134,6 +134,7 @@ def paired(model: MaskedModel, clean: Batch, corrupt: Batch, direction: str) -> 
     if direction not in get_args(Direction):
         raise InputError(f'direction is "denoising" or "noising"; got {direction!r}')
     _check_pair(clean, corrupt)
+    check_call(model, clean)
     corrupt = clean.like(corrupt.inputs)
     checked: Direction = "denoising" if direction == "denoising" else "noising"
     other = clean if checked == "denoising" else corrupt
@@ -141,8 +142,8 @@ def paired(model: MaskedModel, clean: Batch, corrupt: Batch, direction: str) -> 
         checked,
         clean,
         corrupt,
-        MaskedModel(model.adapter, model.registry, Counterfactual(other), model.output),
-        MaskedModel(model.adapter, model.registry, output=model.output),
+        model.having(ablation=Counterfactual(other)),
+        model.having(ablation=Zero()),
     )
 
 

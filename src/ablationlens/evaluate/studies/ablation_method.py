@@ -81,9 +81,7 @@ def ablation_method(
             f"{count} x {draws:,} held-out masks": count * draws * examples,
         },
     )
-    models = {
-        name: MaskedModel(model.adapter, model.registry, ablation, model.output) for name, ablation in ablations.items()
-    }
+    models = {name: model.having(ablation=ablation) for name, ablation in ablations.items()}
     found = {name: fitting(one, data, alpha=alpha) for name, one in models.items()}
     frames: list[pd.DataFrame] = []
     tables: list[pd.DataFrame] = []

@@ -99,7 +99,7 @@ def model_effect(
     labelled = data.labels is not None and not data.labels.is_floating_point()
     measured = {"output": model}
     if labelled:
-        measured["correct"] = MaskedModel(model.adapter, model.registry, model.ablation, Accuracy())
+        measured["correct"] = model.having(output=Accuracy())
     designs = {alpha: random_design("bernoulli", components, alpha, draws, seed, STREAM) for alpha in ablated}
     count = len(measured) * (len(ablated) * draws + 1)  # 1 with everything kept
     cost = state_cost("model under ablation", {f"{count:,} masks": count * examples})

@@ -72,7 +72,7 @@ def output_function(
         outputs = {"margin": Margin(), "label logit": Logit("label"), "cross-entropy": CrossEntropy()}
     check_named("outputs", outputs, "{'margin': al.Margin(), 'loss': al.CrossEntropy()}")
     check_masks([alpha], len(model.registry), draws, seed)
-    models = {name: MaskedModel(model.adapter, model.registry, model.ablation, one) for name, one in outputs.items()}
+    models = {name: model.having(output=one) for name, one in outputs.items()}
     fitting = Fitting(method, fit_draws, seed, rows, show_bar)
     components, examples, count = len(model.registry), len(data), len(models)
     cost = state_cost(
