@@ -26,9 +26,10 @@ STRATA = 4
 class Paths(Random):
     """Balanced paths: random orders of the gates, each cut into groups that are on the path in turn.
 
-    Seen from one gate, every other gate has the mean 1 - alpha, whatever `rho` is. A gate's values are stratified: in
-    four cycles it takes one from each quarter of (0, 1), in an order of its own. Cycles of even and of odd number are
-    stratified apart, so that the two halves of the draws are independent.
+    Seen from one gate, every other gate has the mean 1 - alpha, whatever `rho` is. (A draw as a whole ablates a little
+    more or less than alpha where components are few.) A gate's values are stratified: in four cycles of even number it
+    takes one from each quarter of (0, 1), in an order of its own, and so in four of odd number, so that these two
+    halves of the draws are independent.
 
     Attributes:
         components: width of a mask.
