@@ -17,6 +17,8 @@ from ablationlens.plots.labels import counted, escaped, fixed, output_name, perc
         ({"output": {"output": "LogitDifference", "a": 1, "b": 2}}, "logit difference"),
         ({"output": {"output": "KL", "direction": "clean||ablated"}}, "KL"),
         ({"output": {"output": "Custom", "function": {"name": "notebook.my_score"}}}, "my_score"),
+        ({"output": "Margin", "gap": [1.0]}, "share of the gap"),
+        ({"output": "Margin", "method": "internal influence"}, "margin per unit of activation"),
     ],
 )
 def test_output_name(provenance: dict[str, Any], name: str) -> None:

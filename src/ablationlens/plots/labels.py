@@ -15,6 +15,11 @@ def output_name(provenance: Mapping[str, Any]) -> str:
     """
     if "gap" in provenance:
         return "share of the gap"
+    name = _name_of(provenance)
+    return f"{name} per unit of activation" if provenance.get("method") == "internal influence" else name
+
+
+def _name_of(provenance: Mapping[str, Any]) -> str:
     output: Any = provenance.get("output")
     if isinstance(output, Mapping):
         described = cast("Mapping[str, Any]", output)
