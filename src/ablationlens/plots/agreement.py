@@ -12,9 +12,10 @@ from scipy import stats
 from ablationlens.errors import InputError
 from ablationlens.evaluate import Comparison, pearson
 from ablationlens.evaluate.checks import check_alike
+from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped, fixed, output_name, shortened
 from ablationlens.plots.theme import LIGHT, NEUTRAL, SERIES, Theme
-from ablationlens.results import Attribution
+from ablationlens.results import Attribution, of_components
 
 _CELL = 64
 """Height of a cell, in pixels."""
@@ -34,6 +35,7 @@ def agreement(comparison: Comparison, measure: str = "spearman", *, theme: Theme
     Raises:
         InputError: for a measure that there is not.
     """
+    expect(comparison, Comparison, "al.compare({...})")
     matrix = comparison.matrix(measure).to_numpy(dtype=float)
     table = comparison.table(measure).to_dict("records")
     rows = {pair: row for row in table for pair in ((row["a"], row["b"]), (row["b"], row["a"]))}
@@ -104,6 +106,7 @@ def scatter(
         InputError: if the attributions are of different registries, examples or data, for an example that there is not,
             or `points` below 2.
     """
+    a, b = (of_components(one, "this figure") for one in (a, b))
     check_alike({"a": a, "b": b})
     examples = a.weights.sizes["example"]
     if example is not None and not -examples <= example < examples:

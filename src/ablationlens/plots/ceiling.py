@@ -6,6 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ablationlens.evaluate import Ceiling
+from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped, fixed, percent
 from ablationlens.plots.theme import LIGHT, SERIES, Theme
 
@@ -21,6 +22,7 @@ def ceiling(result: Ceiling, *, theme: Theme = LIGHT) -> go.Figure:
         result: what `al.ceiling` returned.
         theme: colours; `LIGHT` or `DARK`.
     """
+    expect(result, Ceiling, "al.ceiling(model, data, {...}, again={...})")
     table = result.table()
     alphas = sorted(float(alpha) for alpha in table["alpha"].unique())
     methods = list(dict.fromkeys(str(method) for method in table["method"]))

@@ -6,6 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ablationlens.evaluate import Completeness
+from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped, minus, output_name, percent, shortened
 from ablationlens.plots.theme import LIGHT, NEUTRAL, POSITIVE, Theme
 
@@ -20,6 +21,7 @@ def completeness(result: Completeness, *, theme: Theme = LIGHT) -> go.Figure:
         result: what `al.completeness` returned.
         theme: colours; `LIGHT` or `DARK`.
     """
+    expect(result, Completeness, "al.completeness(model, data, {...})")
     table = result.table()
     unit = escaped(output_name(result.provenance))
     names = table["method"].astype(str).tolist()

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ablationlens.evaluate import Faithfulness
+from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped, fixed, shortened
 from ablationlens.plots.theme import LIGHT, NEUTRAL, SERIES, Theme
 
@@ -32,6 +33,7 @@ def faithfulness(result: Faithfulness, *, log: bool = False, theme: Theme = LIGH
         log: a logarithmic share, for many components; areas are then not what the eye sees.
         theme: colours; `LIGHT` or `DARK`.
     """
+    expect(result, Faithfulness, "al.faithfulness(model, data, {...})")
     figure = go.Figure()
     areas = {(row["method"], row["measure"]): float(row["value"]) for row in result.table().to_dict("records")}
     labels = [
@@ -63,6 +65,7 @@ def deletion_insertion(result: Faithfulness, *, log: bool = False, theme: Theme 
         log: a logarithmic share, for many components.
         theme: colours; `LIGHT` or `DARK`.
     """
+    expect(result, Faithfulness, "al.faithfulness(model, data, {...})")
     order: tuple[Direction, ...] = ("deletion", "insertion")
     titles = ["Deletion: the lower the better", "Insertion: the higher the better"]
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.05)

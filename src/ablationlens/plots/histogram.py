@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 
 from ablationlens.errors import InputError
 from ablationlens.evaluate import Scores
+from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped, fixed, percent
 from ablationlens.plots.theme import LIGHT, NEUTRAL, SERIES, Theme
 from ablationlens.plots.whiskers import matching, numbers
@@ -35,6 +36,7 @@ def histogram(scores: Scores, alpha: float | None = None, *, theme: Theme = LIGH
     Raises:
         InputError: for an alpha that was not evaluated.
     """
+    expect(scores, Scores, "al.evaluate(model, data, {...})")
     alphas = list(dict.fromkeys(tested for _, tested in scores.predicted))
     if alpha is None:
         alpha = alphas[0]

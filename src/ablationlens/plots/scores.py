@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from ablationlens.errors import InputError
 from ablationlens.evaluate import Scores
+from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped, fixed, output_name, percent, shortened
 from ablationlens.plots.theme import LIGHT, NEUTRAL, SERIES, Theme
 
@@ -35,6 +36,7 @@ def predicted_vs_true(
     Raises:
         InputError: for a method or alpha that was not evaluated, or `points` below 1.
     """
+    expect(scores, Scores, "al.evaluate(model, data, {...})")
     method, alpha = _chosen(scores, method, alpha)
     if points < 1:
         raise InputError(f"points={points}: the number of points to draw is at least 1")
@@ -95,6 +97,7 @@ def correlation(scores: Scores, *, theme: Theme = LIGHT) -> go.Figure:
         scores: what `evaluate` returned.
         theme: colours; `LIGHT` or `DARK`.
     """
+    expect(scores, Scores, "al.evaluate(model, data, {...})")
     table = scores.table()
     records = table.to_dict("records")
     alphas = sorted(float(alpha) for alpha in table["alpha"].unique())

@@ -6,6 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ablationlens.evaluate.studies import FitAlpha, ModelEffect, SampleSize
+from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped, fixed, output_name, percent
 from ablationlens.plots.theme import LIGHT, NEUTRAL, Theme
 from ablationlens.plots.whiskers import (
@@ -33,6 +34,7 @@ def fit_alpha(study: FitAlpha, *, theme: Theme = LIGHT) -> go.Figure:
         study: what `al.studies.fit_alpha` returned.
         theme: colours; `LIGHT` or `DARK`.
     """
+    expect(study, FitAlpha, "al.studies.fit_alpha(model, data)")
     table = study.table()
     fitted, alphas = (sorted(set(numbers(table, name).tolist())) for name in ("fit_alpha", "alpha"))
     figure = go.Figure()
@@ -73,6 +75,7 @@ def sample_size(study: SampleSize, *, theme: Theme = LIGHT) -> go.Figure:
         study: what `al.studies.sample_size` returned.
         theme: colours; `LIGHT` or `DARK`.
     """
+    expect(study, SampleSize, "al.studies.sample_size(model, data)")
     table = ordered(study.table(), "fit_draws")
     alpha = percent(float(study.provenance["alpha"]))
     sizes = [int(size) for size in numbers(table, "fit_draws")]
@@ -118,6 +121,7 @@ def model_effect(study: ModelEffect, *, theme: Theme = LIGHT) -> go.Figure:
         study: what `al.studies.model_effect` returned.
         theme: colours; `LIGHT` or `DARK`.
     """
+    expect(study, ModelEffect, "al.studies.model_effect(model, data)")
     table = ordered(study.table(), "alpha")
     whole = float(numbers(table, "accuracy")[0])
     rows = table.iloc[1:]

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ablationlens.evaluate.studies import AblationMethod, OutOfDistribution, OutputFunction, Study
+from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, percent
 from ablationlens.plots.theme import LIGHT, Theme
 from ablationlens.plots.whiskers import (
@@ -33,6 +34,7 @@ def ablation_method(study: AblationMethod, *, theme: Theme = LIGHT) -> go.Figure
         study: what `al.studies.ablation_method` returned.
         theme: colours; `LIGHT` or `DARK`.
     """
+    expect(study, AblationMethod, "al.studies.ablation_method(model, data)")
     table = study.table()
     tested, fitted = (list(dict.fromkeys(words(table, name))) for name in ("tested", "fitted"))
     figure = go.Figure()
@@ -70,6 +72,7 @@ def output_function(study: OutputFunction, *, theme: Theme = LIGHT) -> go.Figure
         study: what `al.studies.output_function` returned.
         theme: colours; `LIGHT` or `DARK`.
     """
+    expect(study, OutputFunction, "al.studies.output_function(model, data)")
     return _groups(study, "output", "output that is attributed and tested", "Held-out correlation by output", theme)
 
 
@@ -80,6 +83,7 @@ def out_of_distribution(study: OutOfDistribution, *, theme: Theme = LIGHT) -> go
         study: what `al.studies.out_of_distribution` returned.
         theme: colours; `LIGHT` or `DARK`.
     """
+    expect(study, OutOfDistribution, "al.studies.out_of_distribution(model, {...})")
     return _groups(study, "domain", "domain of the examples", "Held-out correlation by domain", theme)
 
 

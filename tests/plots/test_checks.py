@@ -1,0 +1,26 @@
+"""Every figure says what it is of when it is given something else."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+import ablationlens as al
+from ablationlens import plots
+
+FIGURES = [name for name, value in vars(plots).items() if inspect.isfunction(value)]
+INSIDE = ("heads", "layers")
+"""Which check in a function of their own, behind the type checker of the tests: see `of_components`."""
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if name not in INSIDE])
+def test_what_a_figure_is_not_of_is_refused(name: str) -> None:
+    figure: Any = inspect.unwrap(getattr(plots, name))  # past the type checker of the tests
+    with pytest.raises(al.InputError, match=r"al\.\w+.*; got dict"):
+        figure(*[{} for _ in range(2 if name == "scatter" else 1)])
+
+
+def test_all_figures_are_here() -> None:
+    assert len(FIGURES) >= 18
