@@ -293,6 +293,6 @@ def test_what_does_not_fit_is_refused(rows: al.MaskedModel, small: Host) -> None
     loo = al.leave_one_out(rows, small.data(3))
     with pytest.raises(al.InputError, match="other data"):
         faithfulness(rows, small.data(3, seed=1), loo)
-    for arguments in ({"order": "size"}, {"ranking": "all"}):
-        with pytest.raises((al.InputError, TypeError), match="use one of|type"):
+    for arguments in ({"order": "size"}, {"ranking": "all"}, {"seed": 0.5}):
+        with pytest.raises((al.InputError, TypeError), match="use one of|seed is an integer|type"):
             faithfulness(model, data, own, **arguments)  # type: ignore[arg-type]

@@ -108,7 +108,7 @@ def faithfulness(
     check_belong(model, data, found)
     components = len(model.registry)
     inner = _inner(counts, components)
-    _check(order, ranking, random_orders)
+    seed = _check(order, ranking, random_orders, seed)
     begun = time.perf_counter()
     full, empty, provenance = endpoints(model, data, label="faithfulness, ends", rows=rows, show_bar=show_bar)
     by_example = ranking == "example"
@@ -204,10 +204,11 @@ def _inner(counts: Sequence[int] | np.ndarray | None, components: int) -> tuple[
     return inner
 
 
-def _check(order: Any, ranking: Any, random_orders: Any) -> None:
+def _check(order: Any, ranking: Any, random_orders: Any, seed: Any) -> int:
     if order not in get_args(Order):
         raise InputError(f"order={order!r}: use one of {', '.join(map(repr, get_args(Order)))}")
     if ranking not in get_args(Ranking):
         raise InputError(f"ranking={ranking!r}: use one of {', '.join(map(repr, get_args(Ranking)))}")
     if integer("random_orders", random_orders) < 1:
         raise InputError(f"random_orders={random_orders}: at least 1 is needed to compare with, better 20")
+    return integer("seed", seed)
