@@ -112,11 +112,13 @@ def demo(
     ),
 ) -> None:
     """Which rows and heads of a bundled model write Python? Three methods side by side, in a minute."""
+    from ablationlens.counterfactuals.record import threads
     from ablationlens.runs import demo as demos
 
+    # so small a model gains little by a second thread, and where cores are busy threads wait for one another
     begun = demos.begin(out)
     _quiet_hosts()
-    with _resumable("demo", "--out", str(out)):
+    with _resumable("demo", "--out", str(out)), threads(1):
         prepared = demos.prepare()
         cost = demos.estimate(prepared)
         parts = " and ".join(f"{len(one.model.registry):,} {name}" for name, one in prepared.items())
