@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 import ablationlens as al
+from ablationlens.attribution.level import level_draws
 from ablationlens.attribution.path_sums import PathSums
 from ablationlens.counterfactuals import record
 from ablationlens.evaluate import ceiling
@@ -173,8 +174,9 @@ class Bench:
         return (forward + self.cost.ratio * gradient) / len(self.data)
 
     def draws_for(self, equivalents: float) -> int:
-        """Draws of a path gradient that this compute pays for, and the one pass that keeps everything."""
-        return max(1, int((equivalents - 1) / self.cost.ratio))
+        """Draws of a path gradient that this compute pays for, with its hard masks and the pass that keeps all."""
+        most = max(1, int((equivalents - 1) / self.cost.ratio))
+        return next(d for d in range(most, 0, -1) if d == 1 or self.cost.ratio * d + level_draws(d) + 1 <= equivalents)
 
     def path_gradient(self, alpha: float, seed: int, draws: int) -> Point:
         def run() -> al.Attribution:

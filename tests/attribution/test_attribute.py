@@ -49,7 +49,8 @@ def test_without_early_stopping_it_is_the_chosen_method_with_all_the_budget(hold
     data = host.data(3)
     many = al.MaskedModel(host.adapter, host.registry("row"), output=scalar)
     found = al.attribute(many, data, alpha=0.05, budget=100, tolerance=None, seed=3)
-    alone = al.path_gradient(many, data, alpha=0.05, draws=33, seed=3)
+    assert found.provenance["draws"] == 31
+    alone = al.path_gradient(many, data, alpha=0.05, draws=31, seed=3)
     assert np.abs(found.weights.values - alone.weights.values).max() < 1e-5 * np.abs(alone.weights.values).max()
     assert np.allclose(found.bias.values, alone.bias.values, rtol=1e-5)
     assert found.errors is not None and alone.errors is not None

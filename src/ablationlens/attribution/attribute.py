@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Bool, Float64
 
 from ablationlens.attribution.coar import fit, kept_outputs
+from ablationlens.attribution.costs import GRADIENT_COST, passes_of_paths, paths_for
 from ablationlens.attribution.halves import loss_of_paths, loss_of_regression
+from ablationlens.attribution.level import Level
 from ablationlens.attribution.path_sums import PathHalves
 from ablationlens.counterfactuals.gradients import gradients
 from ablationlens.counterfactuals.record import identity
@@ -28,8 +30,6 @@ from ablationlens.sweep import Sweep
 
 Method: TypeAlias = Literal["path gradient", "least squares"]
 
-GRADIENT_COST = 3
-"""Forward passes that a forward and a backward pass count for; measured: 2 to 3."""
 FEW_ABLATED = 3.0
 """Components ablated by a draw below which a forward pass says more than its share of a gradient."""
 FEW_DRAWS = 4
@@ -95,14 +95,13 @@ def attribute(
     spending = _paths if chosen == "path gradient" else _regression
     announce(f"attribute: {chosen} for {components:,} components, at most {budget:,} forward passes")
     state: _Round | None = None
-    for state in spending(model, data, alpha, budget - 1, tolerance, seed, rows, show_bar):
+    for state in spending(model, data, alpha, budget, tolerance, seed, rows, show_bar):
         if tolerance is not None and state.loss < tolerance:
             break
     assert state is not None
-    spent = state.spent + 1  # the pass that keeps everything
-    early = spent + GRADIENT_COST < budget and tolerance is not None and state.loss < tolerance
+    early = state.spent + GRADIENT_COST < budget and tolerance is not None and state.loss < tolerance
     announce(
-        f"attribute: spent {spent:,} of {budget:,} forward passes{' (stopped early)' if early else ''}; "
+        f"attribute: spent {state.spent:,} of {budget:,} forward passes{' (stopped early)' if early else ''}; "
         f"expected loss of correlation from sampling {state.loss:.4f}"
     )
     return attribution(
@@ -116,7 +115,7 @@ def attribute(
             "chosen": chosen,
             "alpha": float(alpha),
             "budget": budget,
-            "spent": spent,
+            "spent": state.spent,
             "draws": state.draws,
             "seed": seed,
             "tolerance": None if tolerance is None else float(tolerance),
@@ -162,11 +161,12 @@ def _paths(
     show_bar: bool | None,
 ) -> Iterator[_Round]:
     """Rounds of path gradients; cycles of even and of odd number are the two halves."""
-    draws = budget // GRADIENT_COST
+    draws = paths_for(budget)
     # without early stopping the end is known: many draws can afford twice the variance for half the bias
     widest = 2 * min(alpha, 1 - alpha)
     rho = widest / 2 if tolerance is None and draws * widest >= MANY_HITS else None
     design = Paths(len(model.registry), alpha, draws, seed, rho=rho)
+    level = Level.measured(model, data, design, rows)
     halves = PathHalves(len(data), len(model.registry), design.groups)
     seconds = 0.0
     for start, stop in _rounds(draws, first=4 * design.groups, whole=2 * design.groups, stops=tolerance is not None):
@@ -179,15 +179,16 @@ def _paths(
         estimates = (halves.even.estimate(model.registry).weights, halves.odd.estimate(model.registry).weights)
         yield _Round(
             found.weights,
-            found.bias,
+            level.bias(found.weights, otherwise=found.bias),
             found.errors,
             loss_of_paths(estimates, (halves.even.means(), halves.odd.means())),
             stop,
-            GRADIENT_COST * stop,
+            passes_of_paths(draws) - GRADIENT_COST * (draws - stop),
             {
                 "rho": design.rho,
+                "level_draws": len(level.masks),
                 **found.provenance(),
-                "quarantined_outputs": int(all_sums.left_out.sum()),
+                "quarantined_outputs": int(all_sums.left_out.sum()) + level.left_out,
                 **done,
                 "masks": {**design.describe(), "draws": stop},
                 "seconds": round(seconds, 2),
@@ -207,13 +208,14 @@ def _regression(
 ) -> Iterator[_Round]:
     """Rounds of least squares; draws of even and of odd number are the two halves."""
     components = len(model.registry)
-    design = Bernoulli(components, alpha, budget, seed)
+    draws = budget - 1  # and the pass that keeps everything
+    design = Bernoulli(components, alpha, draws, seed)
     sweep = Sweep(model, data, design, rows=rows)
     full = kept_outputs(model, data)
     outputs = np.empty((0, len(data)))
     seconds = 0.0
     first = FEW_DRAWS * (components + 1)
-    for start, stop in _rounds(budget, first, whole=WHOLE_ROUND, stops=tolerance is not None):
+    for start, stop in _rounds(draws, first, whole=WHOLE_ROUND, stops=tolerance is not None):
         begun = time.perf_counter()
         spans = list(sweep.blocks(start, stop))
         parts = bar(spans, total=len(spans), unit="block", label="least squares", show_bar=show_bar)
@@ -228,7 +230,7 @@ def _regression(
             None,
             _loss_of_fits(masks, outputs, full),
             stop,
-            stop,
+            stop + 1,
             {
                 "solver": "least_squares",
                 **found.provenance(),

@@ -13,6 +13,7 @@ import logging
 import numpy as np
 
 from ablationlens.attribution.coar import kept_outputs
+from ablationlens.attribution.level import Level
 from ablationlens.attribution.path_sums import PathSums
 from ablationlens.counterfactuals.gradients import gradients
 from ablationlens.data import Batch
@@ -38,10 +39,13 @@ def path_gradient(
 ) -> Attribution:
     """Estimate what COAR estimates, the least-squares coefficients under random ablation, from gradients.
 
-    A draw is one forward and one backward pass of every example, about 2.5 to 3 forward passes. Some hundreds of draws
-    are enough however many components there are. Exact in expectation for outputs that are multilinear in the gates
-    (additive ones need 1 / rho draws); elsewhere its bias shrinks with `rho`. With few components, and draws many times
-    their number, `coar` is as good or better: `al.attribute` chooses.
+    A draw is one forward and one backward pass of every example, about 2.5 to 3 forward passes; from 32 draws on, one
+    forward pass under a hard mask is added for every 8, up to 32 of them, from which the bias term is. Some hundreds of
+    draws are enough however many components there are.
+
+    Exact in expectation for outputs that are multilinear in the gates (additive ones need 1 / rho draws); elsewhere its
+    bias shrinks with `rho`. With few components, and draws many times their number, `coar` is as good or better:
+    `al.attribute` chooses.
 
     Args:
         model: the masked model; its output must be differentiable.
@@ -68,15 +72,15 @@ def path_gradient(
     design = paths(len(model.registry), alpha, draws, rho, h, seed)
     sums = PathSums.empty(len(data), len(model.registry))
     provenance = gradients(model, data, design, sums.add, label="path gradient", rows=rows, show_bar=show_bar)
-    full = kept_outputs(model, data)
+    full, level = kept_outputs(model, data), Level.measured(model, data, design, rows)
     estimate = sums.estimate(model.registry)
-    left_out = int(sums.left_out.sum())
+    left_out = int(sums.left_out.sum()) + level.left_out
     if left_out:
-        log.warning("%d of %d draws were not finite and are left out", left_out, draws * len(data))
+        log.warning("%d of %d draws were not finite and are left out", left_out, (draws + len(level.masks)) * len(data))
     return attribution(
         "path gradient",
         estimate.weights,
-        estimate.bias,
+        level.bias(estimate.weights, otherwise=estimate.bias),
         model.registry,
         data.names(),
         provenance={
@@ -85,6 +89,7 @@ def path_gradient(
             "draws": draws,
             "rho": design.rho,
             "h": design.h,
+            "level_draws": len(level.masks),
             "seed": design.seed,
             **estimate.provenance(),
             "quarantined_outputs": left_out,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ablationlens.attribution.attribute import GRADIENT_COST, attribute
+from ablationlens.attribution.attribute import attribute
 from ablationlens.attribution.coar import coar
 from ablationlens.attribution.conductance import conductance, internal_influence
+from ablationlens.attribution.costs import GRADIENT_COST, passes_of_paths
 from ablationlens.attribution.leave_one_out import leave_one_out
 from ablationlens.attribution.mask_gradient import gradient_x_parameter, integrated_gradients
 from ablationlens.attribution.path_gradient import path_gradient, paths
@@ -58,7 +59,7 @@ def passes(method: MethodConfig, components: int) -> int | None:
         case configs.AttributeConfig(budget=budget):
             return budget
         case configs.PathGradientConfig(draws=draws):
-            return GRADIENT_COST * draws + 1  # everything kept, once
+            return passes_of_paths(draws)
         case configs.CoarConfig(draws=draws):
             return draws + 1
         case configs.GradientXParameterConfig():

@@ -83,7 +83,7 @@ def test_what_a_fit_costs_and_how_many_draws_it_has(
 
 
 def test_costs_of_several_fits_and_other_draws() -> None:
-    assert fitting(al.path_gradient).rows_of(20, 4, 3) == 3 * 4 * 151
+    assert fitting(al.path_gradient).rows_of(20, 4, 3) == 3 * 4 * (150 + 6 + 1)
     assert fitting(al.coar).rows_of(20, 4, 2, draws=10) == 2 * 4 * 11
     assert fitting(lambda model, data: weighted(model, data, np.ones(3))).rows_of(20, 4, 3) is None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ablationlens.attribution import attribute, coar, leave_one_out, path_gradient
+from ablationlens.attribution.costs import passes_of_paths
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
 from ablationlens.evaluate.held_out import evaluate
@@ -19,9 +20,6 @@ from ablationlens.results import Attribution
 Method: TypeAlias = Callable[..., Attribution]
 """How a study attributes: ``method(model, data, alpha=, draws=, seed=, rows=, show_bar=)``, as `al.path_gradient` and
 `al.coar` are called. Arguments that it does not have are left out; those that ``functools.partial`` has set stay."""
-
-GRADIENT_COST = 3
-"""Forward passes that a forward and a backward pass count for."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class Fitting:
         preset, inner = _preset(self.method), getattr(self.method, "func", self.method)
         draws = int(preset.get("draws", self.draws if draws is None else draws))
         if inner is path_gradient:
-            return GRADIENT_COST * draws + 1
+            return passes_of_paths(draws)
         if inner is coar:
             return draws + 1
         if inner is leave_one_out:
