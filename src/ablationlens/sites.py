@@ -72,6 +72,23 @@ class Tap:
         return cls(*data[:3], *(Location.from_json(location) for location in data[3:]))
 
 
+@dataclass(frozen=True, order=True)
+class Pattern:
+    """The attention pattern of a layer, [batch, head, query, key]: what a forward pass shows beside its activations.
+
+    Attributes:
+        layer: index of the layer.
+        attention: which attention of a layer, in a model that has several: ``encoder.attn``, ``decoder.attn`` or
+            ``decoder.cross`` in T5.
+    """
+
+    layer: int
+    attention: str | None = None
+
+    def __str__(self) -> str:
+        return f"L{self.layer}.{self.attention or 'attn'}.pattern"
+
+
 @dataclass(frozen=True)
 class Coordinates:
     """Features of an activation in consecutive groups: component j holds features [j * block, (j + 1) * block).

@@ -17,6 +17,13 @@ from tests.families import FAMILIES, HEADS, Family, model_of
 CANNOT_SWITCH = ("falcon", "falcon_new", "falcon_old")
 
 
+def attention_of(model: nn.Module) -> list[tuple[int, str]]:
+    """How the attention of every part is set to run."""
+    configs = [module.config for module in model.modules() if hasattr(module, "config")]
+    parts = [getattr(config, name) for config in configs for name in getattr(config, "sub_configs", ())]
+    return [(id(config), config._attn_implementation) for config in (*configs, *parts)]
+
+
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_they_are_those_that_transformers_returns(name: str) -> None:
     family = FAMILIES[name]
@@ -34,23 +41,22 @@ def test_they_are_those_that_transformers_returns(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
-def test_a_model_that_forms_none_says_how_to_load_it(name: str) -> None:
+def test_a_model_that_forms_none_is_switched_for_the_call_or_says_how_to_load_it(name: str) -> None:
     family = FAMILIES[name]
     model = copy.deepcopy(model_of(name))
     adapter = al.adapt(model)
     attention = next(iter(family.attention))
-    if model.config._attn_implementation == "eager":  # the family's own default
-        assert adapter.patterns(al.batch(family.batch(1)), attention=attention)
+    if name not in CANNOT_SWITCH or model.config._attn_implementation == "eager":  # some families' own default
+        before = attention_of(model)
+        found = adapter.patterns(al.batch(family.batch(1)), attention=attention)
+        assert attention_of(model) == before
+        for layer, pattern in found.items():
+            assert torch.equal(pattern, patterns(family, eager(family), family.batch(1), attention, layer))
         return
     line = 'from_pretrained(..., attn_implementation="eager")'
     with pytest.raises(al.AdapterError) as refused:
         adapter.patterns(al.batch(family.batch(1)), attention=attention)
     assert f"{type(model).__name__}.{line}" in str(refused.value)
-    switch = 'model.set_attn_implementation("eager")'
-    assert (switch in str(refused.value)) == (name not in CANNOT_SWITCH)
-    if name not in CANNOT_SWITCH:
-        exec(switch, {"model": model})
-        assert adapter.patterns(al.batch(family.batch(1)), attention=attention)
 
 
 @pytest.mark.parametrize("name", ["falcon", "llama"])

@@ -13,13 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ablationlens.adapters.watch import Watch
 from ablationlens.basis import Basis
 from ablationlens.custom import CustomSite
 from ablationlens.data import Batch
 from ablationlens.edits import Edit
 from ablationlens.errors import InputError
 from ablationlens.kinds import rank_one_site, sites_of
-from ablationlens.layout import Layout
+from ablationlens.layout import Heads, Layout
 from ablationlens.registry import Registry
 from ablationlens.sites import RankOne, Site, Tap
 from ablationlens.types import Features, Side
@@ -119,6 +120,22 @@ class Placed(NamedTuple):
     edit: Edit
     write: Place
     read: Place | None = None
+
+
+class PatternPoint(NamedTuple):
+    """Where a host shows the pattern of an attention.
+
+    Attributes:
+        name: of the place, for messages.
+        module: in whose output it is.
+        take: from that output to the pattern; None if it is not there.
+        advice: what to do where it is not.
+    """
+
+    name: str
+    module: nn.Module
+    take: Callable[[Any], Any]
+    advice: str
 
 
 Run: TypeAlias = Callable[..., Tensor]
@@ -248,10 +265,17 @@ class Adapter(ABC):
         """The bias of a module, or None."""
 
     @abstractmethod
-    def session(self) -> AbstractContextManager[Run]:
+    def session(self, watch: Watch | None = None) -> AbstractContextManager[Run]:
         """Many forward passes whose edits are at the same places: whatever they need is set up once, and undone after.
 
         The passes of a sweep are run in one; `run` is a session of one pass.
+
+        Args:
+            watch: what is to be seen of each pass beside its logits; patterns are formed for the duration, where the
+                host can switch its attention.
+
+        Raises:
+            AdapterError: if the model does not show what is to be seen; the message says how to load it.
         """
 
     @abstractmethod
@@ -278,6 +302,14 @@ class Adapter(ABC):
             AdapterError: if the attention does not show its pattern; the message says how to load the model.
             InputError: if the model has several attentions, and `attention` does not say which.
             UnknownNameError: for a layer or an attention that the model does not have.
+        """
+
+    @abstractmethod
+    def pattern_point(self, heads: Heads) -> PatternPoint:
+        """Where the pattern of an attention shows.
+
+        Raises:
+            AdapterError: if it has none.
         """
 
     @abstractmethod

@@ -9,18 +9,18 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from ablationlens.adapters.architectures import Architecture
 from ablationlens.adapters.base import Place, Placed, Run
 from ablationlens.adapters.nnsight_body import Group, run_trace
+from ablationlens.adapters.patterns import watching
 from ablationlens.adapters.state import alone, evaluating, frozen
 from ablationlens.adapters.torch_module import LOGITS, TorchAdapter
+from ablationlens.adapters.watch import Watch
 from ablationlens.data import Batch
 from ablationlens.edits import Coded, Edit, Lerp, LowRank
 from ablationlens.errors import AdapterError
-from ablationlens.sites import Tap
 
 
 class NNsightAdapter(TorchAdapter):
@@ -124,12 +124,29 @@ class NNsightAdapter(TorchAdapter):
             self.run(example)
 
     @contextmanager
-    def session(self) -> Generator[Run]:
+    def session(self, watch: Watch | None = None) -> Generator[Run]:
+        watch = Watch() if watch is None else watch
+        if self.remote and watch.patterns:
+            raise AdapterError("attention patterns are read on this machine: adapt the model without remote=")
+        places = {tap: self.place(tap) for tap in watch.activations}
+        examples = 0
+
+        def run(batch: Batch, edits: Sequence[Placed] = ()) -> Tensor:
+            nonlocal examples
+            examples = len(batch)
+            self._check_length(batch)
+            with watch.one_pass():
+                logits, seen = self._trace(batch, self._groups(batch, edits, places.values()), keep=bool(places))
+                for tap, place in places.items():
+                    watch.note(tap, place.take(seen[self._key(place)]))
+            gc.collect(0)  # a trace leaves circles that hold masks and logits: free them while they are few
+            return logits
+
         building = frozen(self.model) if torch.is_grad_enabled() else nullcontext()
         with alone(self.model):
             self._refuse_nesting()
-            with evaluating(self._modules), building:
-                yield self._pass
+            with evaluating(self._modules), building, watching(self, watch, self._called(), lambda: examples):
+                yield run
 
     def _refuse_nesting(self) -> None:
         if self.envoy.interleaver.interleaving:
@@ -137,27 +154,6 @@ class NNsightAdapter(TorchAdapter):
                 "this model is running already: call the library outside the 'with model.trace(...)' block, and "
                 "register interventions of your own with model.edit()"
             )
-
-    def _pass(self, batch: Batch, edits: Sequence[Placed] = ()) -> Tensor:
-        self._check_length(batch)
-        logits, _ = self._trace(batch, self._groups(batch, edits), keep=False)
-        gc.collect(0)  # a trace leaves circles that hold masks and logits: free them now, while they are cheap to find
-        return logits
-
-    def read(self, batch: Batch, taps: Sequence[Tap]) -> dict[Tap, Tensor]:
-        self.check_data(batch)
-        places = {tap: self.place(tap) for tap in taps}
-        with torch.no_grad(), alone(self.model), evaluating(self._modules):
-            self._refuse_nesting()
-            _, seen = self._trace(batch, self._groups(batch, reads=places.values()), keep=True)
-        return {tap: place.take(seen[self._key(place)]) for tap, place in places.items()}
-
-    def patterns(
-        self, batch: Batch, layers: Sequence[int] | None = None, attention: str | None = None
-    ) -> dict[int, Float[Tensor, "batch head query key"]]:
-        if self.remote:
-            raise AdapterError("attention patterns are read on this machine: adapt the model without remote=")
-        return super().patterns(batch, layers, attention)
 
     def _trace(self, batch: Batch, groups: list[Group], *, keep: bool) -> tuple[Tensor, dict[str, Tensor]]:
         from nnsight.intervention.interleaver import OutOfOrderError

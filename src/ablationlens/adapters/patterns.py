@@ -6,22 +6,22 @@ costs batch x heads x queries x keys numbers in each layer that is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ablationlens.adapters.base import Adapter
+from ablationlens.adapters.base import Adapter, PatternPoint
 from ablationlens.adapters.configuration import config_of
-from ablationlens.adapters.state import alone
+from ablationlens.adapters.eager import eager
+from ablationlens.adapters.watch import Watch
 from ablationlens.data import Batch
 from ablationlens.errors import AdapterError, InputError, UnknownNameError
 from ablationlens.layout import Heads
-from ablationlens.sites import Tap
+from ablationlens.sites import Pattern, Tap
 
 ROW_SUM_TOLERANCE = 0.02
 """How far the sum of a row of a pattern may be from 1: bfloat16 rounds each entry to 3 digits."""
@@ -41,25 +41,50 @@ def read_patterns(
             of the decoder, but keys of ``decoder.cross`` positions of the encoder.
 
     Raises:
-        AdapterError: if the model's modules go by their paths, or its attention does not return its pattern; the
+        AdapterError: if the model's modules go by their paths, or its attention does not show its pattern; the
             message says how to load it.
         InputError: if the model has several attentions, and `attention` does not say which.
         UnknownNameError: for a layer or an attention that the model does not have.
     """
     chosen = chosen_heads(adapter, layers, attention)
     adapter.check_data(batch)
-    seen: dict[int, Any] = {}
+    watch = Watch(Pattern(heads.layer, heads.attention) for heads in chosen)
+    with torch.no_grad(), adapter.session(watch) as run:
+        run(batch)
+    found = {pattern.layer: watch.seen[pattern] for pattern in watch.patterns}
+    for heads in chosen:
+        sums = found[heads.layer].float().sum(-1)
+        if not bool(((sums - 1).abs() < ROW_SUM_TOLERANCE).all()):
+            name = adapter.pattern_point(heads).name
+            raise AdapterError(f"{name} is not an attention pattern: its rows do not sum to 1")
+    return found
 
-    def keep(layer: int, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        seen[layer] = output[-1] if isinstance(output, tuple) else None
 
-    with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(alone(adapter.model))
-        for heads in chosen:
-            module = adapter.model.get_submodule(_path(adapter, heads))
-            stack.callback(module.register_forward_hook(partial(keep, heads.layer)).remove)
-        adapter.run(batch)
-    return {heads.layer: _checked(adapter, heads, seen.get(heads.layer), len(batch)) for heads in chosen}
+@contextmanager
+def watching(adapter: Adapter, watch: Watch, model: nn.Module, examples: Callable[[], int]) -> Generator[None]:
+    """Note patterns in `watch` whenever a pass runs, with attention that forms them; nothing outlives the block.
+
+    Args:
+        adapter: the host.
+        watch: what to note, and where.
+        model: whose attention is switched.
+        examples: of the pass that is running.
+    """
+    if not watch.patterns:
+        yield
+        return
+    with ExitStack() as stack:
+        stack.enter_context(eager(model))
+        for pattern in watch.patterns:
+            (heads,) = chosen_heads(adapter, [pattern.layer], pattern.attention)
+            point = adapter.pattern_point(heads)
+            watch.advice[pattern] = point.advice
+
+            def note(_m: nn.Module, _i: Any, output: Any, *, pattern=pattern, heads=heads, point=point) -> None:  # pyright: ignore
+                watch.note(pattern, _checked(point, heads, point.take(output), examples()))
+
+            stack.callback(point.module.register_forward_hook(note).remove)
+        yield
 
 
 def chosen_heads(adapter: Adapter, layers: Sequence[int] | None, attention: str | None) -> list[Heads]:
@@ -93,26 +118,32 @@ def _path(adapter: Adapter, heads: Heads) -> str:
     raise AdapterError(f"L{heads.layer}.{heads.attention} has no query projection, so it has no pattern")
 
 
-def _checked(adapter: Adapter, heads: Heads, pattern: Any, examples: int) -> Tensor:
-    """What an attention returned, if it is a pattern.
+def last_returned(adapter: Adapter, heads: Heads) -> PatternPoint:
+    """The point of a Hugging Face model: the last that its attention module returns."""
+    path = _path(adapter, heads)
+
+    def take(output: Any) -> Any:
+        return output[-1] if isinstance(output, tuple) else None
+
+    name = f"the last that {path} returns"
+    return PatternPoint(name, adapter.model.get_submodule(path), take, _how_to_load(adapter.model))
+
+
+def _checked(point: PatternPoint, heads: Heads, pattern: Any, examples: int) -> Tensor:
+    """What a point shows, if it has the shape of a pattern.
 
     Raises:
-        AdapterError: if it is not.
+        AdapterError: if it has not.
     """
-    where = f"L{heads.layer}.{heads.attention}"
     if not isinstance(pattern, Tensor):
-        raise AdapterError(f"{where} does not return its attention pattern. {_how_to_load(adapter.model)}")
-    if pattern.ndim != 4 or pattern.shape[:2] != (examples, heads.queries) or not _rows_sum_to_1(pattern):
+        where = f"L{heads.layer}.{heads.attention}"
+        raise AdapterError(f"{where} does not return its attention pattern. {point.advice}")
+    if pattern.ndim != 4 or pattern.shape[:2] != (examples, heads.queries):
         raise AdapterError(
-            f"the last that {_path(adapter, heads)} returns has shape {list(pattern.shape)}, and is not an attention "
-            f"pattern [{examples}, {heads.queries}, query, key] whose rows sum to 1"
+            f"{point.name} has shape {list(pattern.shape)}, and is not an attention pattern "
+            f"[{examples}, {heads.queries}, query, key] whose rows sum to 1"
         )
     return pattern
-
-
-def _rows_sum_to_1(pattern: Tensor) -> bool:
-    sums = pattern.float().sum(-1)
-    return bool(((sums - 1).abs() < ROW_SUM_TOLERANCE).all())
 
 
 def _how_to_load(model: nn.Module) -> str:

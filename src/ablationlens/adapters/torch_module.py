@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
@@ -20,7 +20,7 @@ from ablationlens.adapters.architectures import (
     Architecture,
     architecture_of,
 )
-from ablationlens.adapters.base import Place, Placed, Run
+from ablationlens.adapters.base import PatternPoint, Place, Placed, Run
 from ablationlens.adapters.configuration import config_of, first_position, positions_of
 from ablationlens.adapters.dry import Firing, firings_of
 from ablationlens.adapters.examples import given_example, image_example, likely_example, takes_tokens, token_example
@@ -28,7 +28,7 @@ from ablationlens.adapters.finding import Found, find_by_architecture, find_by_p
 from ablationlens.adapters.hooking import by_example, first_tensor, hook, keep
 from ablationlens.adapters.live import Live, hook_edit
 from ablationlens.adapters.own_taps import OwnTaps
-from ablationlens.adapters.patterns import read_patterns
+from ablationlens.adapters.patterns import last_returned, read_patterns, watching
 from ablationlens.adapters.probe import advice
 from ablationlens.adapters.state import (
     accepted_arguments,
@@ -40,11 +40,12 @@ from ablationlens.adapters.state import (
     refuse_compiled,
     version,
 )
+from ablationlens.adapters.watch import Watch
 from ablationlens.data import Batch
 from ablationlens.data.inputs import encoder_of, token_key
 from ablationlens.edits import Coded
 from ablationlens.errors import AdapterError, InputError, UnknownNameError
-from ablationlens.layout import Layout, Module
+from ablationlens.layout import Heads, Layout, Module
 from ablationlens.registry import Registry
 from ablationlens.sites import Tap
 from ablationlens.types import Features, Side
@@ -338,8 +339,8 @@ class TorchAdapter(OwnTaps):
             )
 
     @contextmanager
-    def session(self) -> Generator[Run]:
-        live = Live()
+    def session(self, watch: Watch | None = None) -> Generator[Run]:
+        live, watch = Live(), Watch() if watch is None else watch
         handles: list[RemovableHandle] = []
         building = frozen(self.model) if torch.is_grad_enabled() else nullcontext()
 
@@ -348,15 +349,20 @@ class TorchAdapter(OwnTaps):
             live.begin(edits)
             if not handles:
                 self._install(edits, handles, live)
+                self._watch(watch, handles, live)
             live.running, live.batch = True, batch
             try:
-                logits = self.forward(batch)
+                with watch.one_pass():
+                    logits = self.forward(batch)
             finally:
                 live.running, live.batch = False, None
             live.check()
             return logits
 
-        with alone(self.model), evaluating(self._modules), building:
+        def examples() -> int:
+            return 0 if live.batch is None else len(live.batch)
+
+        with alone(self.model), evaluating(self._modules), building, watching(self, watch, self._called(), examples):
             try:
                 yield run
             finally:
@@ -377,23 +383,31 @@ class TorchAdapter(OwnTaps):
             note = keep(live.seen, key, copy=key in later)  # other modules may run before its use
             handles.append(hook(place, by_example(place, lambda: live.batch, note)))
 
+    def _watch(self, watch: Watch, handles: list[RemovableHandle], live: Live) -> None:
+        """Hook every activation that is watched; after the edits, so that what they leave is seen."""
+        for tap in watch.activations:
+            place = self.place(tap)
+
+            def note(activation: Tensor, tap: Tap = tap, place: Place = place) -> None:
+                # a copy: a module such as nn.ReLU(inplace=True) overwrites what it is given
+                watch.note(tap, place.take(activation.clone()))
+
+            handles.append(hook(place, by_example(place, lambda: live.batch, note)))
+
     def read(self, batch: Batch, taps: Sequence[Tap]) -> dict[Tap, Tensor]:
         self.check_data(batch)
-        places = {tap: self.place(tap) for tap in taps}
-        seen: dict[tuple[int, Side], Tensor] = {}
-        with ExitStack() as stack, torch.no_grad():
-            stack.enter_context(alone(self.model))
-            stack.enter_context(evaluating(self._modules))
-            for place in {place.key: place for place in places.values()}.values():
-                note = keep(seen, place.key, copy=True)
-                stack.callback(hook(place, by_example(place, lambda: batch, note)).remove)
-            self.forward(batch)
-        return {tap: place.take(seen[place.key]) for tap, place in places.items()}
+        watch = Watch(taps)
+        with torch.no_grad(), self.session(watch) as run:
+            run(batch)
+        return {tap: watch.seen[tap] for tap in watch.activations}
 
     def patterns(
         self, batch: Batch, layers: Sequence[int] | None = None, attention: str | None = None
     ) -> dict[int, Float[Tensor, "batch head query key"]]:
         return read_patterns(self, batch, layers, attention)
+
+    def pattern_point(self, heads: Heads) -> PatternPoint:
+        return last_returned(self, heads)
 
     # -- provenance -----------------------------------------------------------------------------------------------
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from ablationlens.adapters.base import Place
+from ablationlens.adapters.base import PatternPoint, Place
 from ablationlens.adapters.bridge_checks import (
     NO_PATTERN,
     distinct_tokens,
@@ -20,8 +18,7 @@ from ablationlens.adapters.bridge_checks import (
     refuse_double_alibi,
     refuse_wrong_split,
 )
-from ablationlens.adapters.bridge_modules import find_in_bridge
-from ablationlens.adapters.bridge_patterns import bridge_patterns
+from ablationlens.adapters.bridge_modules import attention_in, find_in_bridge
 from ablationlens.adapters.configuration import config_of, head_size, positions_of
 from ablationlens.adapters.examples import given_example, image_example, token_example
 from ablationlens.adapters.finding import Found
@@ -31,7 +28,7 @@ from ablationlens.adapters.state import alone, evaluating, refuse_compiled
 from ablationlens.adapters.torch_module import logits_of
 from ablationlens.data import Batch
 from ablationlens.errors import AdapterError
-from ablationlens.layout import split_stack
+from ablationlens.layout import Heads, split_stack
 from ablationlens.registry import Registry
 from ablationlens.sites import Tap
 
@@ -155,10 +152,9 @@ class TransformerLensAdapter(HookedAdapter):
             first = [named.pop(next(name for name in ("input_ids", "pixel_values") if name in named))]
         return logits_of(self.bridge(*first, return_type="logits", **named))
 
-    def patterns(
-        self, batch: Batch, layers: Sequence[int] | None = None, attention: str | None = None
-    ) -> dict[int, Float[Tensor, "batch head query key"]]:
-        return bridge_patterns(self, self.bridge, batch, layers, attention)
+    def pattern_point(self, heads: Heads) -> PatternPoint:
+        path, component = attention_in(self.bridge, heads.layer, heads.attention)
+        return PatternPoint(f"{path}.hook_pattern", component.hook_pattern, _as_shown, NO_PATTERN)
 
     def describe(self) -> dict[str, Any]:
         model = type(self.bridge.original_model).__name__
@@ -174,6 +170,10 @@ class TransformerLensAdapter(HookedAdapter):
             "folded": self.folded,
             "allow_folded": self.allow_folded,
         }
+
+
+def _as_shown(pattern: Any) -> Any:
+    return pattern
 
 
 def weights_are_processed(adapter: TransformerLensAdapter) -> bool:

@@ -45,14 +45,13 @@ def test_an_attention_of_the_bridges_own_shows_its_pattern_however_it_was_loaded
 
 
 @pytest.mark.parametrize("name", LEFT_TO_TRANSFORMERS)
-def test_an_attention_that_is_left_to_transformers_says_what_to_type(name: str) -> None:
+def test_an_attention_that_is_left_to_transformers_is_switched_for_the_call(name: str) -> None:
     family, lens = FAMILIES[name], lens_of(model_of(name))
     batch = al.batch(family.batch())
+    config = lens.bridge.original_model.config
+    before = config._attn_implementation
     for attention in family.attention:
-        with pytest.raises(al.AdapterError, match=r'hook_pattern does not fire.*set_attn_implementation."eager".'):
-            lens.patterns(batch, attention=attention)
-    lens.bridge.original_model.set_attn_implementation("eager")  # what the message says
-    for attention in family.attention:
+        assert before == config._attn_implementation
         got = lens.patterns(batch, attention=attention)
         for layer, pattern in enumerate(returned(family, attention)):
             assert models.close(got[layer], pattern), attention
@@ -69,6 +68,17 @@ def test_booting_from_a_directory_shows_the_pattern_by_itself(tmp_path: Path) ->
     got = adapter.patterns(al.batch(family.batch()))
     for layer, pattern in enumerate(returned(family, "attn")):
         assert models.close(got[layer], pattern)
+
+
+def test_an_attention_that_cannot_be_switched_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    lens = lens_of(model_of("opt"))
+    model = lens.bridge.original_model
+    model.config._attn_implementation = "sdpa"
+    for part in {type(module) for module in model.modules()}:
+        if hasattr(part, "_can_set_attn_implementation"):
+            monkeypatch.setattr(part, "_can_set_attn_implementation", lambda *_: False)
+    with pytest.raises(al.AdapterError, match=r'L0.*not shown|not shown.*L0.*set_attn_implementation."eager".'):
+        lens.patterns(al.batch(FAMILIES["opt"].batch()))
 
 
 def test_several_attentions_have_to_be_told_apart() -> None:
