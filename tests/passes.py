@@ -17,8 +17,8 @@ def before_each_pass(adapter: al.Adapter, monkeypatch: pytest.MonkeyPatch, call:
     plain_session = adapter.session
 
     @contextmanager
-    def session() -> Generator[Run]:
-        with plain_session() as plain:
+    def session(watch: object = None) -> Generator[Run]:
+        with plain_session(watch) as plain:  # pyright: ignore
 
             def run(batch: al.Batch, edits: object = ()) -> Tensor:
                 call(batch)

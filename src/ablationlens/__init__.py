@@ -69,12 +69,15 @@ from ablationlens.outputs import Logit as Logit
 from ablationlens.outputs import LogitDifference as LogitDifference
 from ablationlens.outputs import Margin as Margin
 from ablationlens.outputs import Output as Output
+from ablationlens.outputs import PatternMass as PatternMass
 from ablationlens.outputs import SquaredError as SquaredError
+from ablationlens.outputs import TapOutput as TapOutput
 from ablationlens.registry import Registry as Registry
 from ablationlens.report import report as report
 from ablationlens.results import Attribution as Attribution
 from ablationlens.results import AttributionByPosition as AttributionByPosition
 from ablationlens.sites import Component as Component
+from ablationlens.sites import Pattern as Pattern
 from ablationlens.sites import Site as Site
 from ablationlens.sites import Tap as Tap
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import Any, Literal, SupportsIndex, TypeAlias
 
 import torch
@@ -12,9 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ablationlens.ablations import Ablation, Zero
-from ablationlens.adapters.base import Adapter, Run
+from ablationlens.adapters.base import Adapter
 from ablationlens.adapters.plan import Plan, StandIns
 from ablationlens.adapters.state import autocast, version
+from ablationlens.adapters.watch import Watch
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
 from ablationlens.masks.designs import Design
@@ -100,15 +102,26 @@ class MaskedModel:
         bound = self.bind(data)
         return self.adapter.run(bound.data, self.plan.edits(mask.to(self.adapter.device), bound.stand_ins))
 
-    def evaluate(
-        self, mask: Tensor, data: Batch, stand_ins: StandIns, reference: Tensor | None, run: Run | None = None
-    ) -> Tensor:
-        """One forward pass, nothing checked: rows of mask, data, stand-ins and reference belong together.
+    def evaluate(self, mask: Tensor, data: Batch, stand_ins: StandIns, reference: Tensor | None) -> Tensor:
+        """One forward pass, nothing checked: rows of mask, data, stand-ins and reference belong together."""
+        watch = Watch(self.output.taps)
+        with self.session(watch) as run:
+            logits = run(mask, data, stand_ins)
+        return self.output.score(logits, data, reference, watch.seen)
 
-        `run` is that of an open session, for many passes.
+    @contextmanager
+    def session(self, watch: Watch) -> Generator[Callable[[Tensor, Batch, StandIns], Tensor]]:
+        """Many forward passes, nothing checked: (mask, data, stand-ins) -> logits, whose rows belong together.
+
+        Args:
+            watch: what is to be seen of each pass beside its logits.
         """
-        logits = (run or self.adapter.run)(data, self.plan.edits(mask, stand_ins))
-        return self.output(logits, data, reference)
+        with self.adapter.session(watch) as run:
+
+            def masked(mask: Tensor, data: Batch, stand_ins: StandIns) -> Tensor:
+                return run(data, self.plan.edits(mask, stand_ins))
+
+            yield masked
 
     def bind(self, data: Batch) -> Bound:
         """What the ablation puts in place of ablated parts of `data`: made once, and kept for the last few batches."""

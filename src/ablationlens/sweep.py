@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -14,10 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ablationlens.adapters.base import Adapter, Run
+from ablationlens.adapters.base import Adapter
 from ablationlens.adapters.plan import Plan, Replacements, StandIns
+from ablationlens.adapters.watch import Watch, Watched
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
+from ablationlens.outputs import Output
 from ablationlens.packing import Packing, choose, of_rows
 from ablationlens.progress import announce, duration
 
@@ -33,7 +36,10 @@ PACKED_SHAPES = 64
 
 @runtime_checkable  # so that beartype can check it in the tests
 class MaskSource(Protocol):
-    """Anything that gives the masks of consecutive draws: a Design, or given masks."""
+    """Anything that gives the masks of consecutive draws: a Design, or given masks.
+
+    One whose `by_example` is True gives every example masks of its own, [draw, example, component].
+    """
 
     @property
     def components(self) -> int: ...
@@ -79,14 +85,40 @@ class Runs(Protocol):
 
     adapter: Adapter
     plan: Plan
+    output: Output
 
     def bind(self, data: Batch) -> Bound: ...
 
     def reference(self, bound: Bound) -> Tensor | None: ...
 
-    def evaluate(
-        self, mask: Tensor, data: Batch, stand_ins: StandIns, reference: Tensor | None, run: Run | None = None
-    ) -> Tensor: ...
+    def session(self, watch: Watch) -> AbstractContextManager[Callable[[Tensor, Batch, StandIns], Tensor]]: ...
+
+    def evaluate(self, mask: Tensor, data: Batch, stand_ins: StandIns, reference: Tensor | None) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass of a sweep gave: row r is draw ``draws[r // len(examples)]``.
+
+    Attributes:
+        draws: of the source.
+        examples: of the data.
+        batch: the rows' inputs.
+        logits: of the rows.
+        reference: logits of the unmodified model for the rows, if they were asked for.
+        seen: what was watched.
+    """
+
+    draws: range
+    examples: range
+    batch: Batch
+    logits: Tensor
+    reference: Tensor | None
+    seen: Mapping[Watched, Tensor]
+
+    def by_draw(self, rows: Tensor) -> Tensor:
+        """Values of the rows, [row, ...], as [draw, example, ...]."""
+        return rows.unflatten(0, (len(self.draws), len(self.examples)))
 
 
 class Sweep:
@@ -166,17 +198,47 @@ class Sweep:
 
     def _outputs(self, start: int, stop: int, limit: int | None) -> Tensor:
         out = torch.empty(stop - start, self.examples)
-        with torch.no_grad(), self.model.adapter.session() as run:
+        output = self.model.output
+
+        def keep(one: Pass) -> None:
+            values = output.score(one.logits, one.batch, one.reference, one.seen)
+            own = slice(one.draws.start - start, one.draws.stop - start)
+            out[own, one.examples.start : one.examples.stop] = one.by_draw(values).to("cpu", torch.float32)
+
+        self._visit(start, stop, keep, output.taps, limit)
+        return out
+
+    def visit(self, start: int, stop: int, call: Callable[[Pass], None], taps: Iterable[Watched] = ()) -> None:
+        """Call `call` with each forward pass of the draws from `start` to `stop`.
+
+        Where a pass does not fit into memory all of these draws are run again in smaller ones, so what `call` keeps has
+        to be overwritten by that, and not added to.
+
+        Args:
+            start: first draw.
+            stop: one after the last.
+            call: takes what it wants of a pass, which nothing else keeps.
+            taps: what is to be seen beside the logits.
+        """
+        while True:
+            try:
+                return self._visit(start, stop, call, taps, None)
+            except RuntimeError as error:
+                self._halve(error)
+
+    def _visit(
+        self, start: int, stop: int, call: Callable[[Pass], None], taps: Iterable[Watched], limit: int | None
+    ) -> None:
+        watch = Watch(taps)
+        with torch.no_grad(), self.model.session(watch) as run:
             for number, (draws, rows) in enumerate(self.packing.spans(start, stop, self.examples)):
                 if limit is not None and number >= limit:
                     break
-                mask = self._masks(draws)
-                packed = self._packed(len(draws), rows)
-                values = self.model.evaluate(mask.repeat_interleave(len(rows), dim=0), *packed, run)
-                out[draws.start - start : draws.stop - start, rows.start : rows.stop] = values.view(
-                    len(draws), len(rows)
-                ).to("cpu", torch.float32)
-        return out
+                mask = self._of_rows(self._masks(draws), rows)
+                batch, stand_ins, reference = self._packed(len(draws), rows)
+                logits = run(mask, batch, stand_ins)
+                call(Pass(draws, rows, batch, logits, reference, watch.seen))
+                watch.seen.clear()
 
     def gradients(
         self, start: int, stop: int
@@ -191,11 +253,11 @@ class Sweep:
     def _gradients(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         outputs = torch.empty(stop - start, self.examples)
         masks = self._masks(range(start, stop))
-        gradients = torch.empty(stop - start, self.examples, *masks.shape[1:])
+        gradients = torch.empty(stop - start, self.examples, *masks.shape[2 if self._by_example else 1 :])
         for draws, rows in self.packing.spans(start, stop, self.examples):
             own = slice(draws.start - start, draws.stop - start)
             with torch.inference_mode(False), torch.enable_grad():  # whatever the user's mode is
-                mask = masks[own].repeat_interleave(len(rows), dim=0).requires_grad_()
+                mask = self._of_rows(masks[own], rows).detach().requires_grad_()
                 values = self.model.evaluate(mask, *self._packed(len(draws), rows))
                 if not values.requires_grad:
                     raise InputError(
@@ -204,8 +266,18 @@ class Sweep:
                 (gradient,) = torch.autograd.grad(values.sum(), mask)
             shape = (len(draws), len(rows))
             outputs[own, rows.start : rows.stop] = values.detach().view(shape).to("cpu", torch.float32)
-            gradients[own, rows.start : rows.stop] = gradient.view(*shape, *masks.shape[1:]).cpu()
+            gradients[own, rows.start : rows.stop] = gradient.unflatten(0, shape).cpu()
         return masks.cpu(), outputs, gradients
+
+    @property
+    def _by_example(self) -> bool:
+        return bool(getattr(self.source, "by_example", False))
+
+    def _of_rows(self, masks: Tensor, rows: range) -> Tensor:
+        """The mask of each row of a pass."""
+        if self._by_example:
+            return masks[:, rows.start : rows.stop].flatten(0, 1)
+        return masks.repeat_interleave(len(rows), dim=0)
 
     def _masks(self, draws: range) -> Tensor:
         masks = self.source.masks(draws.start, draws.stop)

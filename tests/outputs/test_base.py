@@ -11,7 +11,7 @@ from torch import Tensor
 
 import ablationlens.outputs
 from ablationlens.data import Batch, batch
-from ablationlens.outputs import KL, Custom, Logit, Margin, Output, SquaredError
+from ablationlens.outputs import KL, Custom, Logit, Margin, Output, PatternMass, SquaredError, TapOutput
 from tests.outputs.callables import by_logits
 from tests.outputs.examples import BATCHES, CLASSES, ROWS, Tokens, made, padded
 from tests.outputs.naive import EVERY, NAIVE, scored_rows
@@ -87,8 +87,8 @@ class Doubled(Output):
 
 def test_only_outputs_from_outside_the_library_are_described_by_their_code(monkeypatch: pytest.MonkeyPatch) -> None:
     exported = [value for value in vars(ablationlens.outputs).values() if isinstance(value, type)]
-    made_here = [*(output for output, _ in NAIVE), SquaredError(), Custom(by_logits)]
-    assert {*map(type, made_here)} == {kind for kind in exported if issubclass(kind, Output)} - {Output}
+    made_here = [*(output for output, _ in NAIVE), SquaredError(), Custom(by_logits), PatternMass(0, 1)]
+    assert {*map(type, made_here)} == {kind for kind in exported if issubclass(kind, Output)} - {Output, TapOutput}
     for output in made_here:
         assert "code" not in output.describe()
     assert Margin().describe() == {"output": "Margin"}

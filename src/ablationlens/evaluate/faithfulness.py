@@ -23,7 +23,6 @@ from ablationlens.evaluate.curves import Faithfulness
 from ablationlens.evaluate.endpoints import endpoints, gap
 from ablationlens.evaluate.rankings import (
     DIRECTIONS,
-    ExampleSweep,
     Order,
     Ranked,
     RankedByExample,
@@ -36,6 +35,7 @@ from ablationlens.masked_model import MaskedModel
 from ablationlens.masks.designs import integer
 from ablationlens.progress import bar
 from ablationlens.results import Attribution
+from ablationlens.sweep import Sweep
 
 log = logging.getLogger("ablationlens")
 
@@ -179,7 +179,7 @@ def with_ends(
 def _by_example(
     model: MaskedModel, data: Batch, source: RankedByExample, rows: int | None, show_bar: bool | None
 ) -> Float64[np.ndarray, "draw example"]:
-    sweep = ExampleSweep(model, data, source, rows=rows)
+    sweep = Sweep(model, data, source, rows=rows)
     sweep.announce("faithfulness, an order for each example")
     spans = list(sweep.blocks(0, source.draws))
     found = [

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Integer
-from torch import Tensor
 
 from ablationlens.masks.designs import Design
 from ablationlens.randomness import permutation
 from ablationlens.results import Attribution
-from ablationlens.sweep import Sweep
 
 Order: TypeAlias = Literal["signed", "absolute"]
 """Most positive weights first (most negative, where the output falls), or largest first whatever their sign."""
@@ -119,6 +116,7 @@ class RankedByExample:
 
     rankings: Integer[np.ndarray, "ranking example component"]
     counts: tuple[int, ...]
+    by_example: ClassVar[bool] = True
 
     @property
     def components(self) -> int:
@@ -142,19 +140,3 @@ class RankedByExample:
     def masks(self, start: int, stop: int) -> Bool[np.ndarray, "draw example component"]:
         each = [Ranked(self.rankings[:, example], self.counts) for example in range(self.rankings.shape[1])]
         return np.stack([one.masks(start, stop) for one in each], axis=1)
-
-
-class ExampleSweep(Sweep):
-    """A sweep in which every example has its own masks: its source gives [draw, example, component]."""
-
-    def _outputs(self, start: int, stop: int, limit: int | None) -> Float[Tensor, "draw example"]:
-        out = torch.empty(stop - start, self.examples)
-        with torch.no_grad(), self.model.adapter.session() as run:
-            for number, (draws, rows) in enumerate(self.packing.spans(start, stop, self.examples)):
-                if limit is not None and number >= limit:
-                    break
-                masks = self._masks(draws)[:, rows.start : rows.stop].flatten(0, 1)
-                values = self.model.evaluate(masks, *self._packed(len(draws), rows), run)
-                own = slice(draws.start - start, draws.stop - start)
-                out[own, rows.start : rows.stop] = values.view(len(draws), len(rows)).to("cpu", torch.float32)
-        return out

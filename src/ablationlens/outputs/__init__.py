@@ -9,6 +9,7 @@ What it costs, for [64, 16, 2048] float32 logits on one CPU thread, where a 4-la
 """
 
 from ablationlens.outputs.base import Output as Output
+from ablationlens.outputs.base import TapOutput as TapOutput
 from ablationlens.outputs.custom import Custom as Custom
 from ablationlens.outputs.custom import as_output as as_output
 from ablationlens.outputs.log_probabilities import KL as KL
@@ -16,5 +17,6 @@ from ablationlens.outputs.log_probabilities import CrossEntropy as CrossEntropy
 from ablationlens.outputs.logits import Logit as Logit
 from ablationlens.outputs.logits import LogitDifference as LogitDifference
 from ablationlens.outputs.logits import Margin as Margin
+from ablationlens.outputs.pattern_mass import PatternMass as PatternMass
 from ablationlens.outputs.squared_error import SquaredError as SquaredError
 from ablationlens.outputs.tokens import Token as Token
