@@ -156,7 +156,7 @@ def test_passes_and_packing(torch_gpt2: Host, monkeypatch: pytest.MonkeyPatch, b
     again = activation_patching(model, data, bad, by_position=by_position, rows=7)
     draws = len(registry) * (7 if by_position else 1) + 1
     assert max(sizes) <= 7
-    assert sum(sizes) == 3 * draws + 3  # and the clean input, once
+    assert sum(sizes) == 3 * draws + 6  # and the clean input: its activations, and its output
     assert again.provenance["draws"] == draws
     assert np.abs(whole.weights.values - again.weights.values).max() < 1e-5
 
