@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from ablationlens.evaluate import Comparison, Completeness
-from ablationlens.report.says import UNDEFINED, says
+from ablationlens.report.catalogue import says_of as says
+from ablationlens.report.says import UNDEFINED
 from tests.plots.results import NAMES, ceilings, curves, gaps
 from tests.plots.studies import NAN, broken, elsewhere, fitted_at, measured, sized, under
 

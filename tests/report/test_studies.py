@@ -16,8 +16,9 @@ from ablationlens.errors import InputError
 from ablationlens.evaluate import Faithfulness
 from ablationlens.evaluate.studies import FitAlpha, ModelEffect, Study
 from ablationlens.report import report
-from ablationlens.report.evidence import Evidence, fingerprint
-from ablationlens.report.says import says
+from ablationlens.report.belonging import fingerprint
+from ablationlens.report.catalogue import says_of as says
+from ablationlens.report.evidence import Evidence
 from ablationlens.report.sections import sections
 from ablationlens.report.studies import shown
 from tests.evaluate.games import game, scales, weighted

@@ -1,4 +1,4 @@
-"""What a study says, in a sentence or two computed from its table."""
+"""What a study says, in a sentence or two computed from its table; what is undefined is said to be."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from ablationlens.evaluate.studies import (
     SampleSize,
 )
 from ablationlens.plots.labels import counted, fixed, output_name, percent
-from ablationlens.report.evidence import Evidence
 
 CLOSE = 0.01
 """Correlations nearer than this are called the same."""
@@ -25,33 +24,6 @@ FOLLOWS = 0.9
 """Correlation from which the ablated model is said to follow the whole one."""
 FEW = 5
 """Examples below which a bootstrap interval is too narrow to be believed."""
-
-
-def says(one: Evidence) -> str:
-    """The finding of a study; what is undefined is said to be."""
-    match one:
-        case FitAlpha():
-            return _fit_alpha(_rows(one.table()))
-        case SampleSize():
-            return _sample_size(_rows(one.table()))
-        case ModelEffect():
-            return _model_effect(one, _rows(one.table()))
-        case AblationMethod():
-            return _ablation_method(_rows(one.table()))
-        case OutputFunction():
-            return _output_function(_rows(one.table()))
-        case OutOfDistribution():
-            return _out_of_distribution(_rows(one.table()))
-        case Comparison():
-            return _comparison(one, _rows(one.table("spearman")))
-        case Ceiling():
-            return _ceiling(_rows(one.table()))
-        case Completeness():
-            return _completeness(_rows(one.table()))
-        case Faithfulness():
-            return _faithfulness(_rows(one.table()))
-        case _:
-            return ""
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -65,8 +37,8 @@ def _defined(rows: list[dict[str, Any]], column: str = "pearson") -> list[dict[s
 UNDEFINED = "No correlation is defined: outputs or predictions do not vary between ablations."
 
 
-def _fit_alpha(rows: list[dict[str, Any]]) -> str:
-    rows = _defined(rows)
+def of_fit_alpha(one: FitAlpha) -> str:
+    rows = _defined(_rows(one.table()))
     if not rows:
         return UNDEFINED
     own = {row["alpha"]: row["pearson"] for row in rows if row["alpha"] == row["fit_alpha"]}
@@ -97,7 +69,8 @@ def _where(row: dict[str, Any]) -> str:
     return f"fitted at {percent(row['fit_alpha'])} and tested at {percent(row['alpha'])}"
 
 
-def _sample_size(rows: list[dict[str, Any]]) -> str:
+def of_sample_size(one: SampleSize) -> str:
+    rows = _rows(one.table())
     full, defined = rows[-1], _defined(rows)
     if not defined:
         return UNDEFINED
@@ -118,7 +91,8 @@ def _sample_size(rows: list[dict[str, Any]]) -> str:
     return text
 
 
-def _model_effect(study: ModelEffect, rows: list[dict[str, Any]]) -> str:
+def of_model_effect(study: ModelEffect) -> str:
+    rows = _rows(study.table())
     whole, *ablated = sorted(rows, key=lambda row: row["alpha"])
     examples = len(set(study.frame["example"]))
     unit = output_name(study.provenance)
@@ -150,8 +124,8 @@ def _follows_to(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     return next((row for row in reversed(rows) if row["pearson"] >= FOLLOWS), None)
 
 
-def _ablation_method(rows: list[dict[str, Any]]) -> str:
-    rows = _defined(rows)
+def of_ablation_method(one: AblationMethod) -> str:
+    rows = _defined(_rows(one.table()))
     if not rows:
         return UNDEFINED
     own = [f"{fixed(row['pearson'])} under {row['tested']}" for row in rows if row["fitted"] == row["tested"]]
@@ -169,7 +143,8 @@ def _ablation_method(rows: list[dict[str, Any]]) -> str:
     return text.strip()
 
 
-def _output_function(rows: list[dict[str, Any]]) -> str:
+def of_output_function(one: OutputFunction) -> str:
+    rows = _rows(one.table())
     defined = sorted(_defined(rows), key=lambda row: -row["pearson"])
     if not defined:
         return UNDEFINED
@@ -182,7 +157,8 @@ def _output_function(rows: list[dict[str, Any]]) -> str:
     return text + _undefined([f"for the {row['output']}" for row in rows if not math.isfinite(row["pearson"])])
 
 
-def _out_of_distribution(rows: list[dict[str, Any]]) -> str:
+def of_out_of_distribution(one: OutOfDistribution) -> str:
+    rows = _rows(one.table())
     if not _defined(rows):
         return UNDEFINED
     first, others = rows[0], _defined(rows[1:])
@@ -203,7 +179,8 @@ def _undefined(places: list[str]) -> str:
     return f" It is undefined {_joined(places)}." if places else ""
 
 
-def _comparison(one: Comparison, rows: list[dict[str, Any]]) -> str:
+def of_comparison(one: Comparison) -> str:
+    rows = _rows(one.table("spearman"))
     pairs = _defined([row for row in rows if row["a"] != row["b"]], "mean")
     text = ""
     if pairs:
@@ -223,7 +200,8 @@ def _comparison(one: Comparison, rows: list[dict[str, Any]]) -> str:
     return text.strip() or "No rank correlation is defined: weights do not vary."
 
 
-def _ceiling(rows: list[dict[str, Any]]) -> str:
+def of_ceiling(one: Ceiling) -> str:
+    rows = _rows(one.table())
     defined = _defined(rows, "ceiling")
     if not defined:
         return "No ceiling is defined: two seeds agree no better than chance."
@@ -239,7 +217,8 @@ def _ceiling(rows: list[dict[str, Any]]) -> str:
     return f"{listed[0].upper()}{listed[1:]}. More draws could bring {short['method']} about {fixed(more)}."
 
 
-def _completeness(rows: list[dict[str, Any]]) -> str:
+def of_completeness(one: Completeness) -> str:
+    rows = _rows(one.table())
     defined = sorted(_defined(rows, "gap"), key=lambda row: row["gap"])
     if not defined:
         return "No gap is defined: outputs are not finite."
@@ -256,7 +235,8 @@ def _completeness(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def _faithfulness(rows: list[dict[str, Any]]) -> str:
+def of_faithfulness(one: Faithfulness) -> str:
+    rows = _rows(one.table())
     cpr = sorted(_defined([row for row in rows if row["measure"] == "cpr"], "value"), key=lambda row: -row["value"])
     if not cpr:
         return "Faithfulness is undefined: the output is the same with everything kept and everything ablated."

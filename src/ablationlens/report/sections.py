@@ -13,7 +13,8 @@ from ablationlens.evaluate.checks import fingerprint
 from ablationlens.masked_model import MaskedModel
 from ablationlens.plots.labels import counted
 from ablationlens.registry import Registry
-from ablationlens.report.evidence import Evidence, Given, by_section
+from ablationlens.report.belonging import by_section
+from ablationlens.report.evidence import Evidence, Given
 from ablationlens.results import Attribution, of_components
 
 

@@ -8,38 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from ablationlens.data import Batch
-from ablationlens.evaluate import Ceiling, Comparison, Completeness, Faithfulness
-from ablationlens.evaluate.studies import (
-    AblationMethod,
-    FitAlpha,
-    ModelEffect,
-    OutOfDistribution,
-    OutputFunction,
-    SampleSize,
-    Study,
-)
 from ablationlens.masked_model import MaskedModel
-from ablationlens.plots import (
-    ablation_method,
-    agreement,
-    ceiling,
-    completeness,
-    deletion_insertion,
-    faithfulness,
-    fit_alpha,
-    model_effect,
-    out_of_distribution,
-    output_function,
-    sample_size,
-)
 from ablationlens.plots.labels import counted, fixed, minus, percent
 from ablationlens.plots.whiskers import numbers
+from ablationlens.report.catalogue import kind_of
 from ablationlens.report.evidence import Evidence
 from ablationlens.report.figures import Figure, figure_of
-from ablationlens.report.says import says
 from ablationlens.report.tables import Entry, provenance_entries
 
 WORDS = {"r2": "R²", "p": "p", "cpr": "CPR", "cmd": "CMD"}
@@ -84,48 +60,21 @@ def shown(one: Evidence, key: str, model: MaskedModel | None = None, data: Batch
         model: of the section that it stands in: what it was made with instead is said.
         data: of the page.
     """
-    title, drawn = _drawn(one)
-    table = _pairs(one) if isinstance(one, Comparison) else one.table()
+    kind = kind_of(one)
+    table = kind.table(one)
     empty = [name for name in COUNTS_OF_NOTHING if name in table and not numbers(table, name).any()]
     table = table.drop(columns=empty)
     heads = _heads(table)
     return Shown(
-        title=title,
-        says=says(one),
-        figures=[figure_of(figure, f"{key}-{number}") for number, figure in enumerate(drawn)],
-        wide=not isinstance(one, Study) or len(heads) > MOST_BESIDE,
+        title=kind.title,
+        says=kind.says(one),
+        figures=[figure_of(figure, f"{key}-{number}") for number, figure in enumerate(kind.figures(one))],
+        wide=kind.wide or len(heads) > MOST_BESIDE,
         heads=heads,
         rows=_cells(table),
         note=" ".join(filter(None, [_note(one.provenance), _elsewhere(one.provenance, model, data)])),
         provenance=provenance_entries([one.provenance]),
     )
-
-
-def _drawn(one: Evidence) -> tuple[str, list[go.Figure]]:
-    """Title and figures of each kind of study."""
-    match one:
-        case FitAlpha():
-            return "Does the alpha of the fit matter?", [fit_alpha(one)]
-        case SampleSize():
-            return "How many draws are enough?", [sample_size(one)]
-        case ModelEffect():
-            return "What does an ablation do to the model itself?", [model_effect(one)]
-        case AblationMethod():
-            return "Does it matter what stands in for a component?", [ablation_method(one)]
-        case OutputFunction():
-            return "Does it matter what is measured?", [output_function(one)]
-        case OutOfDistribution():
-            return "Does it work on other examples?", [out_of_distribution(one)]
-        case Comparison():
-            return "Do the methods agree?", [agreement(one)]
-        case Ceiling():
-            return "How far is it from what any number of draws could reach?", [ceiling(one)]
-        case Completeness():
-            return "Do the weights add up?", [completeness(one)]
-        case Faithfulness():
-            return "Do the most important components carry the output?", [faithfulness(one), deletion_insertion(one)]
-        case _:
-            raise TypeError(f"no figure for {type(one).__name__}")
 
 
 def _note(provenance: Mapping[str, Any]) -> str:
@@ -154,19 +103,6 @@ def _elsewhere(provenance: Mapping[str, Any], model: MaskedModel | None, data: B
         if here and isinstance(made, Mapping) and what in made and made != here[what]:
             other.append(f"another {what} ({made[what]})")
     return f"Made with {' and '.join(other)} than the rest of this section." if other else ""
-
-
-def _pairs(one: Comparison) -> pd.DataFrame:
-    """A row for each pair, with the measures side by side."""
-    rows: dict[str, dict[str, Any]] = {}
-    for record in one.table().to_dict("records"):
-        a, b, measure = (str(record[key]) for key in ("a", "b", "measure"))
-        row = rows.setdefault(f"{a}, another seed" if a == b else f"{a} and {b}", {})
-        if measure == "spearman":
-            row |= {"rank correlation": record["mean"], "low": record["low"], "high": record["high"]}
-        elif measure == "cosine" or (measure.startswith("top_") and not measure.endswith("_signed")):
-            row[measure if measure == "cosine" else f"overlap of top {measure.removeprefix('top_')}"] = record["mean"]
-    return pd.DataFrame([{"pair": pair, **row} for pair, row in rows.items()])
 
 
 def _heads(table: pd.DataFrame) -> list[tuple[str, bool]]:

@@ -9,7 +9,7 @@ import pytest
 
 import ablationlens as al
 from ablationlens.evaluate.studies import OutOfDistribution
-from ablationlens.report.evidence import by_section, fingerprint
+from ablationlens.report.belonging import by_section, fingerprint
 from tests.plots.results import ceilings, curves, gaps
 from tests.plots.studies import elsewhere
 

@@ -1,0 +1,128 @@
+"""What a report can show beside scores: of each kind of result the question, its figures, its finding, its table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ablationlens.errors import InputError
+from ablationlens.evaluate import Ceiling, Comparison, Completeness, Faithfulness
+from ablationlens.evaluate.studies import (
+    AblationMethod,
+    FitAlpha,
+    ModelEffect,
+    OutOfDistribution,
+    OutputFunction,
+    SampleSize,
+)
+from ablationlens.plots import (
+    ablation_method,
+    agreement,
+    ceiling,
+    completeness,
+    deletion_insertion,
+    faithfulness,
+    fit_alpha,
+    model_effect,
+    out_of_distribution,
+    output_function,
+    sample_size,
+)
+from ablationlens.report.says import (
+    of_ablation_method,
+    of_ceiling,
+    of_comparison,
+    of_completeness,
+    of_faithfulness,
+    of_fit_alpha,
+    of_model_effect,
+    of_out_of_distribution,
+    of_output_function,
+    of_sample_size,
+)
+
+
+def _pairs(one: Comparison) -> pd.DataFrame:
+    """A row for each pair, with the measures side by side."""
+    rows: dict[str, dict[str, Any]] = {}
+    for record in one.table().to_dict("records"):
+        a, b, measure = (str(record[key]) for key in ("a", "b", "measure"))
+        row = rows.setdefault(f"{a}, another seed" if a == b else f"{a} and {b}", {})
+        if measure == "spearman":
+            row |= {"rank correlation": record["mean"], "low": record["low"], "high": record["high"]}
+        elif measure == "cosine" or (measure.startswith("top_") and not measure.endswith("_signed")):
+            row[measure if measure == "cosine" else f"overlap of top {measure.removeprefix('top_')}"] = record["mean"]
+    return pd.DataFrame([{"pair": pair, **row} for pair, row in rows.items()])
+
+
+def _table(one: Any) -> pd.DataFrame:
+    return one.table()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of result is shown.
+
+    Attributes:
+        title: the question that it answers.
+        figures: what draws it; each gives one figure.
+        says: its finding, in a sentence or two.
+        table: its table.
+        wide: whether figure and table each need the width of the page.
+    """
+
+    title: str
+    draw: tuple[Callable[[Any], go.Figure], ...]
+    says: Callable[[Any], str]
+    table: Callable[[Any], pd.DataFrame] = _table
+    wide: bool = False
+
+    def figures(self, one: Any) -> list[go.Figure]:
+        return [draw(one) for draw in self.draw]
+
+
+KINDS: dict[type, Kind] = {
+    FitAlpha: Kind("Does the alpha of the fit matter?", (fit_alpha,), of_fit_alpha),
+    SampleSize: Kind("How many draws are enough?", (sample_size,), of_sample_size),
+    ModelEffect: Kind("What does an ablation do to the model itself?", (model_effect,), of_model_effect),
+    AblationMethod: Kind("Does it matter what stands in for a component?", (ablation_method,), of_ablation_method),
+    OutputFunction: Kind("Does it matter what is measured?", (output_function,), of_output_function),
+    OutOfDistribution: Kind("Does it work on other examples?", (out_of_distribution,), of_out_of_distribution),
+    Comparison: Kind("Do the methods agree?", (agreement,), of_comparison, _pairs, wide=True),
+    Ceiling: Kind("How far is it from what any number of draws could reach?", (ceiling,), of_ceiling, wide=True),
+    Completeness: Kind("Do the weights add up?", (completeness,), of_completeness, wide=True),
+    Faithfulness: Kind(
+        "Do the most important components carry the output?",
+        (faithfulness, deletion_insertion),
+        of_faithfulness,
+        wide=True,
+    ),
+}
+
+CALLS = "al.studies, al.compare, al.ceiling, al.completeness and al.faithfulness"
+"""What returns them, for messages."""
+
+
+def known(one: Any) -> bool:
+    """Whether a report can show it."""
+    return type(one) in KINDS
+
+
+def kind_of(one: Any) -> Kind:
+    """How it is shown.
+
+    Raises:
+        InputError: if a report cannot show it.
+    """
+    if not known(one):
+        raise InputError(f"a report shows what {CALLS} return; got {type(one).__name__}")
+    return KINDS[type(one)]
+
+
+def says_of(one: Any) -> str:
+    """The finding of a result."""
+    return kind_of(one).says(one)
