@@ -28,6 +28,7 @@ def test_gpt2_small() -> None:
     assert set(columns.frame()["module"]) == {"attn.qkv", "attn.o", "mlp.in", "mlp.out"}
     assert len(adapter.registry("row")) == 82_944
     assert len(adapter.registry("head")) == 144
+    assert len(adapter.registry("head_value")) == len(adapter.registry("head_query")) == 144
 
 
 def test_vit_b_16() -> None:
@@ -67,6 +68,8 @@ def test_llama_3_2_3b() -> None:
     assert len(adapter.registry("matrix")) == 28 * 7 == 196
     assert len(adapter.registry("head")) == 28 * 24
     assert len(adapter.registry("row_block", modules=["k"], size=128)) == 28 * 8  # one for each key/value head
+    assert len(adapter.registry("head_value")) == 28 * 8
+    assert len(adapter.registry("head_query")) == 28 * 24
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *SIBLINGS])

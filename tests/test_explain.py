@@ -12,6 +12,7 @@ from torch import Tensor
 import ablationlens as al
 from tests import models, own_sites
 from tests.conftest import Host, host_of
+from tests.families import model_of
 
 GPT2, LLAMA = host_of("torch", "gpt2"), host_of("torch", "llama")
 
@@ -30,17 +31,33 @@ def stored_weight(model: Any, explanation: al.Explanation) -> Tensor:
 
 @pytest.mark.parametrize("host", [GPT2, LLAMA], ids=str)
 @pytest.mark.parametrize(
-    "name", ["L1.head 2", "L0.attn.k row 9", "L1.attn.v rows 8-15", "L0.mlp.in", "L1.neuron 7", "L0.mlp.out column 5"]
+    "name",
+    [
+        "L1.head 2",
+        "L0.attn.k row 9",
+        "L1.attn.v rows 8-15",
+        "L0.attn.q head 3",
+        "L1.attn.v head 1",
+        "L0.mlp.in",
+        "L1.neuron 7",
+        "L0.mlp.out column 5",
+    ],
 )
 def test_the_stored_rows_or_columns_are_those_that_an_ablation_zeroes(host: Host, name: str) -> None:
     """Zeroing what the explanation points at gives the model that zero ablation runs."""
     explanation = al.explain(name, host.adapter)
     kinds = {"L0.mlp.in": "matrix", "L1.attn.v rows 8-15": "row_block"}
+    kinds |= {"L0.attn.q head 3": "head_query", "L1.attn.v head 1": "head_value"}
     kind = kinds.get(name) or next(one for one in ("head", "row", "neuron", "column") if f"{one} " in name)
     registry = host.adapter.registry(kind, size=8 if kind == "row_block" else None)
     assert explanation.title == name
     reference = host.reference
-    by_weights = models.edited(reference, [registry[registry.column(name)]])
+    component = registry[registry.column(name)]
+    if "head_" in kind:  # rows of a projection
+        rows = host.adapter.registry("row_block", size=8)
+        first = 8 * component.index
+        component = rows[rows.column(f"L{component.site.layer}.{component.site.module} rows {first}-{first + 7}")]
+    by_weights = models.edited(reference, [component])
     by_text = models.untied(reference)
     with torch.no_grad():
         stored_weight(by_text, explanation).zero_()
@@ -93,8 +110,30 @@ def test_grouped_query_attention_says_which_heads_share() -> None:
     assert block["attention"].startswith("key/value heads 0 and 1, which feed query heads 0 to 3")
     assert al.explain("L0.attn.q row 25", LLAMA.adapter)["attention"] == "head 3 of 4, 8 rows each"
     assert al.explain("L0.attn.k row 25", GPT2.adapter)["attention"] == "head 3 of 4, 8 rows each"
+    value = al.explain("L1.attn.v head 1", LLAMA.adapter)
+    assert value["what"] == "the values of key/value head 1: output features 8 to 15 of attn.v"
+    assert value["attention"] == "key/value head 1, which feeds query heads 2 and 3; there are 2, of 8 rows each"
+    query = al.explain("L1.attn.q head 2", LLAMA.adapter)
+    assert query["what"] == "the queries of head 2: output features 16 to 23 of attn.q"
+    assert query["attention"] == "head 2 of 4, 8 rows each"
     with pytest.raises(al.UnknownNameError, match="no fact 'attention'"):
         al.explain("L0.mlp.in row 3", LLAMA.adapter)["attention"]
+
+
+def test_heads_of_projections_in_two_stacks_and_in_registries() -> None:
+    t5 = al.adapt(model_of("t5"))
+    found = al.explain("L1.encoder.attn.v head 2", t5)
+    assert found["place"].startswith("output of encoder.block.1.layer.0.SelfAttention.v,")
+    assert found["attention"] == "head 2 of 4, 6 rows each"
+    cross = al.explain("L2.decoder.cross.q head 0", t5)
+    assert cross["place"].startswith("output of decoder.block.2.layer.1.EncDecAttention.q,")
+    assert al.explain("L1.encoder.attn head 2", t5)["what"].startswith("query head 2")
+    for registry in (LLAMA.adapter.registry(["head", "head_query"]), LLAMA.adapter.registry("head_value")):
+        for adapter in (None, LLAMA.adapter):
+            text = str(al.explain(registry, adapter))
+            assert "the queries of a head" in text or "the values of a key/value head" in text
+    site = LLAMA.adapter.registry("head_value").parts[0].site
+    assert al.explain(site, LLAMA.adapter).title == "L0.attn.v head 0 to L0.attn.v head 1, 2 components"
 
 
 def test_hook_points_of_a_bridge() -> None:
@@ -166,6 +205,9 @@ def test_without_a_model_there_is_what_names_say() -> None:
     found = al.explain("L5.head 2")
     assert found["what"] == "a query head, cut where the output projection of the attention reads it"
     assert found["more"] == "where it is in a model: al.explain('L5.head 2', adapter)"
+    assert al.explain("L5.attn.q head 2")["what"] == "the queries of a head, cut where attn.q writes them"
+    assert al.explain("L5.encoder.attn.v head 2")["what"].startswith("the values of a key/value head")
+    assert al.explain("L5.encoder.attn head 2")["what"].startswith("a query head")
     component = GPT2.adapter.registry("head")[1]
     assert al.explain(component)["what"] == "query head 1: input features 8 to 15 of the output projection attn.o"
     images = host_of("torch", "convnet").adapter
@@ -180,6 +222,8 @@ def test_without_a_model_there_is_what_names_say() -> None:
         ("L0.mlp.in remainder", "does not say its factors"),
         ("L0.resid_post 3", "does not say its hook point"),
         ("L0.head 4", "did you mean L0.head"),
+        ("L0.attn.q head 4", "L0.attn.q head goes from 0 to 3; did you mean"),
+        ("L0.attn.k head 1", "did you mean"),
         ("L0.attn.qq row 4", "no module 'attn.qq'"),
         ("L7.head 1", "0 to 1"),
         (3, "a component, a site, a registry or a name"),

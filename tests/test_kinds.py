@@ -7,11 +7,13 @@ import pytest
 import torch
 
 import ablationlens as al
+from ablationlens.diagnostics.patterns import attention_patterns
 from ablationlens.kinds import KINDS, rank_one_site, sites_of
 from ablationlens.layout import Heads, Layout, Module
 from ablationlens.sites import Coordinates, Projected, RankOne, Tap
-from tests import models
-from tests.conftest import host_of
+from tests import families, models
+from tests.conftest import HOSTS, host_of
+from tests.families import FAMILIES, model_of
 
 FUSED = Layout(
     modules=(
@@ -34,6 +36,8 @@ def counts(layout: Layout, kind: str, **options: object) -> dict[str, int]:
 
 def test_defaults_of_each_kind() -> None:
     assert counts(FUSED, "head") == {"attn": 2}
+    assert counts(FUSED, "head_query") == {"attn.q": 2}
+    assert counts(FUSED, "head_value") == {"attn.v": 2}
     assert counts(FUSED, "row") == {"attn.q": 4, "attn.k": 4, "attn.v": 4, "attn.o": 4, "mlp.in": 10, "mlp.out": 4}
     assert counts(FUSED, "column") == {"attn.qkv": 4, "attn.o": 4, "mlp.in": 4, "mlp.out": 10}
     assert counts(FUSED, "row_block", size=3) == {
@@ -56,6 +60,10 @@ def test_taps_and_cuts() -> None:
     assert head.read == head.write == Tap(0, "attn.o", "in")
     assert head.basis == Coordinates(4, 2)
     assert (head.cut.weights, head.cut.axis) == (("attn.o",), "column")
+    query = sites_of(FUSED, "head_query")[0]
+    assert query.read == query.write == Tap(0, "attn.q", "out")
+    assert (query.basis, query.cut.weights, query.cut.axis) == (Coordinates(4, 2), ("attn.q",), "row")
+    assert sites_of(FUSED, "head_value")[0].write == Tap(0, "attn.v", "out")
     neuron = sites_of(FUSED, "neuron")[0]
     assert neuron.read == Tap(0, "mlp.out", "in")
     fused = sites_of(FUSED, "column", modules="attn.qkv")[0]
@@ -74,6 +82,10 @@ def test_requests_that_do_not_fit_are_refused() -> None:
         (lambda: sites_of(FUSED, "row_block", size=0), al.InputError, "size=0"),
         (lambda: sites_of(FUSED, "filter"), al.InputError, "no component of kind 'filter'"),
         (lambda: sites_of(PLAIN, "head"), al.InputError, "no component of kind 'head'"),
+        (lambda: sites_of(PLAIN, "head_query"), al.InputError, "go by their paths"),
+        (lambda: sites_of(FUSED, "head_query", modules=["v"]), al.InputError, "queries are cut at attn.q"),
+        (lambda: sites_of(FUSED, "head_value", modules=["o"]), al.InputError, "values are cut at attn.v"),
+        (lambda: sites_of(stacks(), "head_value"), al.InputError, "no component of kind 'head_value'"),
         (lambda: sites_of(PLAIN, "filter", modules=["b"]), al.InputError, "not a convolution"),
         (lambda: sites_of(FUSED, "neuron", modules=["mlp.in"]), al.InputError, "no component"),
         (lambda: sites_of(FUSED, "row", layers=[1]), al.UnknownNameError, "layers 0"),
@@ -104,6 +116,8 @@ def test_kinds_of_two_stacks() -> None:
         "L0.decoder.cross head 1",
     ]
     assert counts(stacks(), "head", modules=["cross.o"]) == {"decoder.cross": 2}
+    queries = sites_of(stacks(), "head_query")
+    assert [site.name(1) for site in queries] == ["L0.encoder.attn.q head 1", "L0.decoder.attn.q head 1"]
     assert counts(stacks(), "neuron") == {"encoder.mlp": 4, "decoder.mlp": 4}
     assert counts(stacks(), "neuron", modules=["encoder.mlp.out"]) == {"encoder.mlp": 4}
     assert sites_of(stacks(), "neuron")[1].name(3) == "L0.decoder.mlp neuron 3"
@@ -145,6 +159,8 @@ def test_key_value_heads_are_no_heads() -> None:
         assert of in text
         assert f'registry("row_block", modules=["attn.{module}"], size=2)' in text
     assert counts(grouped, "row_block", modules=["attn.k"], size=2) == {"attn.k": 2}
+    assert counts(grouped, "head_query") == {"attn.q": 4}
+    assert counts(grouped, "head_value") == {"attn.v": 2}
     with pytest.raises(al.InputError, match="2 query heads.*attn.k and attn.v have 2 key/value heads"):
         sites_of(FUSED, "head", modules=["attn.qkv"])
 
@@ -192,5 +208,100 @@ def test_svd_factors_are_the_best_approximation_of_their_rank(name: str) -> None
         assert abs(missed - np.sqrt((singular[4:] ** 2).sum())) < 1e-5  # Eckart and Young: no rank 4 misses less
 
 
+# -- queries and values of a head --------------------------------------------------------------------------------------
+
+
+def attended(model: al.MaskedModel, off: list[str], inputs: torch.Tensor, layer: int) -> torch.Tensor:
+    """The patterns of a layer under a mask, [example, head, query, key]."""
+    return torch.from_numpy(attention_patterns(model, al.batch(inputs), off, layers=[layer]).values[:, 0])
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama_biased"])
+@pytest.mark.parametrize("held", HOSTS)
+def test_a_head_without_its_queries_attends_evenly(held: str, name: str) -> None:
+    host = host_of(held, name)
+    registry = host.adapter.registry("head_query")
+    assert registry.names[:2] == ("L0.attn.q head 0", "L0.attn.q head 1") and len(registry) == 8
+    model = al.MaskedModel(host.adapter, registry, al.Zero(include_bias=True))
+    inputs = host.inputs(2)
+    found, clean = (attended(model, off, inputs, 1) for off in (["L1.attn.q head 2"], []))
+    evenly = torch.ones(7, 7).tril() / torch.arange(1, 8)[:, None]
+    assert models.close(found[:, 2], evenly.expand(2, 7, 7), 1e-6)
+    assert models.close(found[:, [0, 1, 3]], clean[:, [0, 1, 3]])
+    assert models.distance(clean[:, 2], evenly.expand(2, 7, 7)) > 0.1
+    kept = attended(al.MaskedModel(host.adapter, registry), ["L1.attn.q head 2"], inputs, 1)
+    assert models.distance(kept[:, 2], evenly.expand(2, 7, 7)) > 1e-3  # the bias of a query is a query too
+
+
+@pytest.mark.parametrize("include_bias", [False, True])
+@pytest.mark.parametrize("name", ["gpt2", "llama_biased"])
+@pytest.mark.parametrize("held", HOSTS)
+def test_a_head_without_its_values_is_one_whose_rows_are_zero(held: str, name: str, include_bias: bool) -> None:
+    host = host_of(held, name)
+    for kind, module, count in (("head_value", "attn.v", 4 if name == "gpt2" else 2), ("head_query", "attn.q", 4)):
+        registry = host.adapter.registry(kind)
+        assert len(registry) == models.LAYERS * count
+        model = al.MaskedModel(host.adapter, registry, al.Zero(include_bias=include_bias))
+        for layer, head in ((0, 1), (1, 0)):
+            edited = models.untied(host.reference)
+            with torch.no_grad():
+                weight, bias = models.part(edited, layer, module)
+                weight[8 * head : 8 * head + 8] = 0
+                if include_bias and bias is not None:
+                    bias[8 * head : 8 * head + 8] = 0
+            inputs = host.inputs(2)
+            mask = model.mask(f"L{layer}.{module} head {head}")
+            expected = models.logits_of(edited, inputs)
+            assert models.distance(model.logits(mask, al.batch(inputs)), expected) < 1e-5
+            assert models.distance(expected, models.logits_of(host.reference, inputs)) > 1e-3
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_heads_of_projections_are_their_rows_in_every_family(name: str) -> None:
+    """The order of rows in a fused matrix is the family's own; a head of the projection is a block of its rows."""
+    family, model = FAMILIES[name], model_of(name)
+    adapter, inputs = al.adapt(model), family.batch(2)
+    for kind, part, count in (("head_query", "q", families.HEADS), ("head_value", "v", family.groups)):
+        registry = adapter.registry(kind)
+        sites = {(heads.layer, heads.attention) for heads in adapter.layout.heads}
+        assert len(registry) == count * len(sites)
+        for attention in family.attention:
+            module = f"{attention}.{part}"
+            blocks = adapter.registry("row_block", modules=[module], size=family.head, layers=[0])
+            assert len(blocks) == count
+            masked = al.MaskedModel(adapter, registry, al.Zero(include_bias=True))
+            own = families.edited(family, model, [blocks[count - 1]], include_bias=True)
+            expected = families.run(own, inputs)
+            got = masked.logits(masked.mask(f"L0.{module} head {count - 1}"), al.batch(inputs))
+            assert models.distance(got, expected) < 1e-5
+            assert models.distance(expected, families.run(model, inputs)) > 1e-4
+
+
+def test_they_overlap_with_rows_and_go_with_heads() -> None:
+    adapter = host_of("torch", "llama").adapter
+    for other in (adapter.registry("row", modules=["v"]), adapter.registry("matrix", modules=["v"])):
+        with pytest.raises(al.OverlapError, match=r"L0\.attn\.v head 0"):
+            adapter.registry("head_value") + other
+    both = adapter.registry(["head", "head_query", "head_value"])
+    assert len(both) == len(set(both.names)) == 2 * (4 + 4 + 2)
+    assert al.Registry.from_json(both.to_json()) == both
+    assert both.select(kind="head_value").names == (
+        "L0.attn.v head 0",
+        "L0.attn.v head 1",
+        "L1.attn.v head 0",
+        "L1.attn.v head 1",
+    )
+
+
 def test_every_kind_has_a_function() -> None:
-    assert set(KINDS) == {"head", "row", "column", "row_block", "matrix", "neuron", "filter"}
+    assert set(KINDS) == {
+        "head",
+        "head_query",
+        "head_value",
+        "row",
+        "column",
+        "row_block",
+        "matrix",
+        "neuron",
+        "filter",
+    }

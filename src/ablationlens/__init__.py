@@ -22,6 +22,7 @@ from ablationlens.attribution import attribute as attribute
 from ablationlens.attribution import attribution_patching as attribution_patching
 from ablationlens.attribution import coar as coar
 from ablationlens.attribution import conductance as conductance
+from ablationlens.attribution import direct_effect as direct_effect
 from ablationlens.attribution import gradient_x_parameter as gradient_x_parameter
 from ablationlens.attribution import integrated_gradients as integrated_gradients
 from ablationlens.attribution import internal_influence as internal_influence
@@ -34,6 +35,16 @@ from ablationlens.custom import CustomSite as CustomSite
 from ablationlens.custom import custom_site as custom_site
 from ablationlens.data import Batch as Batch
 from ablationlens.data import batch as batch
+from ablationlens.diagnostics import AblationTable as AblationTable
+from ablationlens.diagnostics import Domains as Domains
+from ablationlens.diagnostics import Drift as Drift
+from ablationlens.diagnostics import Stability as Stability
+from ablationlens.diagnostics import ablation_table as ablation_table
+from ablationlens.diagnostics import attention_patterns as attention_patterns
+from ablationlens.diagnostics import attention_summary as attention_summary
+from ablationlens.diagnostics import domains as domains
+from ablationlens.diagnostics import drift as drift
+from ablationlens.diagnostics import stability as stability
 from ablationlens.dictionary import Dictionary as Dictionary
 from ablationlens.errors import AblationLensError as AblationLensError
 from ablationlens.errors import AdapterError as AdapterError

@@ -122,7 +122,13 @@ def _named(name: str, host: Adapter | None) -> Explanation:
 
 
 def _kind(found: re.Match[str]) -> str:
+    if found["cut"] == "head":  # of a projection, "L3.attn.q head 0", or of an attention, "L3.encoder.attn head 0"
+        return PROJECTED.get((found["part"] or "").rpartition(".")[2], "head")
     return found["cut"] or found["kind"] or ("row_block" if found["block"] else "matrix")
+
+
+PROJECTED = {"q": "head_query", "v": "head_value"}
+"""Kinds of the heads of a projection, whose names end in its own."""
 
 
 def _span_of_names(site: Site, indices: Sequence[int] | None = None) -> str:
@@ -138,6 +144,8 @@ def _more(what: str) -> tuple[str, str]:
 
 _KIND_WORDS = {
     "head": "a query head, cut where the output projection of the attention reads it",
+    "head_query": "the queries of a head, cut where attn.q writes them",
+    "head_value": "the values of a key/value head, cut where attn.v writes them, for all query heads that share it",
     "row": "an output feature of a module: a row of its out x in matrix",
     "row_block": "consecutive output features of a module: rows of its out x in matrix",
     "matrix": "all output features of a module: its whole out x in matrix",
@@ -216,6 +224,10 @@ def _what(site: Site, indices: Sequence[int]) -> str:
             return f"{features} of an activation of your own"
         case "head":
             return f"query {_plural('head', indices)}: input {features} of the output projection {weight}"
+        case "head_query":
+            return f"the queries of {_plural('head', indices)}: output {features} of {site.module}"
+        case "head_value":
+            return f"the values of key/value {_plural('head', indices)}: output {features} of {site.module}"
         case "neuron":
             return f"hidden {features} of the MLP, after its activation function: input {features} of {weight}"
         case "column":
@@ -347,6 +359,10 @@ def _bias(host: Adapter, site: Site) -> Tensor | None:
         return torch.empty(0, device="meta")
 
 
+ROWS = ("row", "row_block", "matrix", "head_query", "head_value")
+"""Kinds that are rows of a projection."""
+
+
 def _attention(site: Site, indices: Sequence[int], layout: Layout) -> Iterator[tuple[str, str]]:
     """Which heads a part belongs to, and which query heads read a key or value."""
     attention, _, end = site.module.rpartition(".")
@@ -358,7 +374,7 @@ def _attention(site: Site, indices: Sequence[int], layout: Layout) -> Iterator[t
         if site.kind == "head" and heads.attention == site.module and shared > 1:
             own = sorted({index // shared for index in indices})
             yield "attention", f"reads {_fed(own, shared)} ({heads.queries} query heads share {count})"
-        elif heads.attention == attention and end in ("q", "k", "v") and site.kind in ("row", "row_block", "matrix"):
+        elif heads.attention == attention and end in ("q", "k", "v") and site.kind in ROWS:
             own = sorted({row // heads.size for row in _members(site, indices)})
             if end == "q" or shared == 1:
                 yield "attention", f"{_plural('head', own)} of {heads.queries}, {heads.size} rows each"

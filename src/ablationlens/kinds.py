@@ -3,6 +3,8 @@
 | kind | reads | cuts |
 |---|---|---|
 | ``head`` | the attention output before ``attn.o`` (z) | query heads, however many key/value heads they share |
+| ``head_query`` | the queries of a head, the output of ``attn.q`` | a query head: without them it attends evenly |
+| ``head_value`` | the values, the output of ``attn.v`` | a key/value head, for all query heads that share it |
 | ``row`` | a module's output | one output feature of the out x in matrix |
 | ``row_block`` | a module's output | `size` consecutive output features |
 | ``matrix`` | a module's output | the whole matrix |
@@ -97,6 +99,24 @@ def _heads(request: Request) -> Iterable[Site]:
             yield Site("head", heads.layer, heads.attention, tap, tap, basis, Cut((heads.module,), "column"))
 
 
+def _head_queries(request: Request) -> Iterable[Site]:
+    for heads in request.layout.heads:
+        yield from _projected(request, heads, "head_query", f"{heads.attention}.q", heads.queries)
+
+
+def _head_values(request: Request) -> Iterable[Site]:
+    for heads in request.layout.heads:
+        yield from _projected(request, heads, "head_value", f"{heads.attention}.v", request.layout.key_values(heads))
+
+
+def _projected(request: Request, heads: Heads, kind: str, name: str, count: int) -> Iterable[Site]:
+    """What a projection gives each head."""
+    known = any(module.layer == heads.layer and module.name == name for module in request.layout.modules)
+    if known and heads.layer in request.layers and (request.modules is None or name in request.modules):
+        tap, basis = Tap(heads.layer, name, "out"), Coordinates(count * heads.size, heads.size)
+        yield Site(kind, heads.layer, name, tap, tap, basis, Cut((name,), "row"))
+
+
 def _neurons(request: Request) -> Iterable[Site]:
     for module in request.chosen(_writes_mlp):
         if request.layout.transformer and _writes_mlp(module):
@@ -112,6 +132,8 @@ def _writes_mlp(module: Module) -> bool:
 
 KINDS: dict[str, Callable[[Request], Iterable[Site]]] = {
     "head": _heads,
+    "head_query": _head_queries,
+    "head_value": _head_values,
     "row": _rows,
     "column": _columns,
     "row_block": _row_blocks,
@@ -120,6 +142,14 @@ KINDS: dict[str, Callable[[Request], Iterable[Site]]] = {
     "filter": _filters,
 }
 """Kinds that a layout alone decides; ``rank_one`` also needs factors: see `rank_one_site`."""
+
+
+WHERE = {
+    "head": "heads are cut at attn.o",
+    "head_query": "queries are cut at attn.q",
+    "head_value": "values are cut at attn.v",
+    "neuron": "neurons are cut at mlp.out",
+}
 
 
 def sites_of(
@@ -149,10 +179,10 @@ def sites_of(
 
 def _why_none(kind: str, layout: Layout, chosen: Sequence[str] | None) -> str:
     """Why a model has no component of a kind, or not where it was asked for, and what to type."""
-    if not layout.transformer and kind in ("head", "neuron"):
+    if not layout.transformer and kind in WHERE:
         modules = f"the modules of this model go by their paths ({', '.join(layout.names[:4])}, ...)"
         return f"{modules}, so it is not known which of them is what. {layout.advice}".rstrip()
-    where = {"head": "heads are cut at attn.o; ", "neuron": "neurons are cut at mlp.out; "}.get(kind, "")
+    where = f"{WHERE[kind]}; " if kind in WHERE else ""
     if kind == "head" and chosen is not None:
         heads = next((heads for heads in layout.heads if any(_projects(heads, name) for name in chosen)), None)
         if heads is not None:

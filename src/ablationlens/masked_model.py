@@ -92,13 +92,13 @@ class MaskedModel:
         Raises:
             InputError: if the mask has another shape, or values outside [0, 1].
         """
-        self._check(mask, data)
+        self.check_mask(mask, data)
         bound = self.bind(data)
         return self.evaluate(mask.to(self.adapter.device), bound.data, bound.stand_ins, self.reference(bound))
 
     def logits(self, mask: Tensor, data: Batch) -> Tensor:
         """Logits of each example under its own mask: [batch, position, vocab] or [batch, class]."""
-        self._check(mask, data)
+        self.check_mask(mask, data)
         bound = self.bind(data)
         return self.adapter.run(bound.data, self.plan.edits(mask.to(self.adapter.device), bound.stand_ins))
 
@@ -193,7 +193,12 @@ class MaskedModel:
                 mask[row, at, columns] = 0.0
         return mask
 
-    def _check(self, mask: Tensor, data: Batch) -> None:
+    def check_mask(self, mask: Tensor, data: Batch) -> None:
+        """Refuse a mask that does not fit the registry or the data.
+
+        Raises:
+            InputError: saying what shape it has, and what values.
+        """
         _check_data(data)
         width, rows, length = len(self.registry), len(data), data.length
         by_position = bool(length) and self.plan.positional

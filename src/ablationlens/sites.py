@@ -292,6 +292,8 @@ class Site:
         if self.kind in ("head", "neuron"):
             where = f"{self.module} " if "." in self.module else ""  # which of several stacks, where there are such
             return f"L{self.layer}.{where}{self.kind} {index}"
+        if self.kind in ("head_query", "head_value"):
+            return f"L{self.layer}.{self.module} head {index}"
         if self.kind == "custom":
             return f"L{self.layer}.{self.module} {index}"
         match self.basis:

@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+import ablationlens as al
 import ablationlens.outputs
 from ablationlens.data import Batch, batch
 from ablationlens.outputs import KL, Custom, Logit, Margin, Output, PatternMass, SquaredError, TapOutput
+from tests import models
+from tests.conftest import HOSTS, host_of
 from tests.outputs.callables import by_logits
 from tests.outputs.examples import BATCHES, CLASSES, ROWS, Tokens, made, padded
 from tests.outputs.naive import EVERY, NAIVE, scored_rows
@@ -98,3 +101,81 @@ def test_only_outputs_from_outside_the_library_are_described_by_their_code(monke
     for module in ("ablationlens.outputs_of_mine", "mine.ablationlens.outputs.logits", "__main__"):
         monkeypatch.setattr(Doubled, "__module__", module)
         assert set(Doubled().describe()) == {"output", "code"}
+
+
+class Strength(TapOutput):
+    """How strong the input of an MLP's last matrix is."""
+
+    taps = (al.Tap(1, "mlp.out", "in"),)  # pyright: ignore[reportAssignmentType]
+
+    def read(self, seen: Any, logits: Tensor, batch: Batch) -> Tensor:
+        return seen[self.taps[0]].norm(dim=-1).mean(1)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_an_output_of_ones_own_reads_activations_under_ablation(host: str) -> None:
+    held = host_of(host, "gpt2")
+    registry, inputs = held.adapter.registry("head"), held.inputs(3)
+    model = al.MaskedModel(held.adapter, registry, output=Strength())
+
+    def expected(plain: Any) -> Tensor:
+        kept: list[Tensor] = []
+        module, _ = models.module_of(plain, 1, "mlp.out")
+        handle = module.register_forward_hook(lambda _m, given, _o: kept.append(given[0]))
+        models.logits_of(plain, inputs)
+        handle.remove()
+        return kept[0].detach().norm(dim=-1).mean(1)
+
+    loo = al.leave_one_out(model, al.batch(inputs))
+    for column, component in enumerate(registry):
+        effect = expected(held.reference) - expected(models.edited(held.reference, [component]))
+        assert torch.allclose(torch.from_numpy(loo.weights.values[:, column]).float(), effect, atol=2e-5)
+    assert float(loo.weights.max()) > 1e-2
+    mask = torch.full((3, 8), 0.5, requires_grad=True)
+    model(mask, al.batch(inputs)).sum().backward()
+    assert mask.grad is not None and bool(mask.grad.abs().max() > 1e-3)
+    assert set(model.output.describe()) == {"output", "code"}
+
+
+@pytest.mark.parametrize(
+    ("read", "came"),
+    [
+        (lambda seen: seen.norm(dim=-1), r"torch.float32 \[3, 7\]"),
+        (lambda seen: seen.norm(), r"torch.float32 \[\]"),
+        (lambda seen: seen.norm(dim=-1).mean(1)[:1], r"torch.float32 \[1\]"),
+        (lambda seen: seen.norm(dim=-1).argmax(1), r"torch.int64 \[3\]"),
+        (lambda seen: seen.norm(dim=-1).mean(1).tolist(), "list"),
+        (lambda seen: None, "NoneType"),
+    ],
+)
+def test_what_is_read_has_to_be_one_float_for_each_row(
+    read: Callable[[Tensor], Any], came: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = host_of("torch", "gpt2")
+    monkeypatch.setattr(Strength, "read", lambda self, seen, logits, batch: read(seen[self.taps[0]]))
+    model = al.MaskedModel(host.adapter, host.adapter.registry("head"), output=Strength())
+    for call in (lambda: model(model.mask(), host.data(3)), lambda: model.sweep(model.mask(), host.data(3))):
+        with pytest.raises(al.InputError, match=rf"Strength\.read returns one float for each row, \[3\], not {came}"):
+            call()
+
+
+def test_scores_are_float32_or_better() -> None:
+    for dtype, wanted in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
+        seen = {Strength.taps[0]: torch.ones(2, 3, 4, dtype=dtype)}  # pyright: ignore[reportArgumentType]
+        scores = Strength().score(torch.zeros(2, 3, 5), batch(torch.ones(2, 3).long()), None, seen)  # pyright: ignore
+        assert scores.dtype == wanted
+
+
+def test_methods_that_have_logits_alone_refuse_it_and_say_why() -> None:
+    host = host_of("torch", "gpt2")
+    model = al.MaskedModel(host.adapter, host.adapter.registry("head"), output=Strength())
+    refused = r"Strength reads L1\.mlp\.out\.in, which logits do not show: .*al\.MaskedModel.*al\.conductance"
+    with pytest.raises(al.InputError, match=refused):
+        al.conductance(model, host.data(2), steps=2)
+    with pytest.raises(al.InputError, match=refused):
+        Strength()(torch.zeros(2, 3, 5), host.data(2))
+
+
+def test_an_output_of_logits_asks_for_no_taps() -> None:
+    assert all(output.taps == () for output, _ in NAIVE)
+    assert PatternMass(1, 2).taps == (al.Pattern(1),)

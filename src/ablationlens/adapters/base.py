@@ -172,7 +172,8 @@ class Adapter(ABC):
 
         Args:
             kinds: "head", "row", "column", "row_block", "matrix", "neuron", "filter", "rank_one", a site of
-                `custom_site`, or several of these.
+                `custom_site`, or several of these. "head" cuts what a head found, after attention; "head_value" and
+                "head_query" cut its values and its queries, before: see `ablationlens.kinds`.
             layers: layers to take; all by default. Sites of your own say themselves where they are.
             modules: logical modules to take, such as ``["q", "mlp.in"]``; each kind has its own default.
             size: rows of one block, for "row_block".

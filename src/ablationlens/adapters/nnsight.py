@@ -10,13 +10,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ablationlens.adapters.architectures import Architecture
 from ablationlens.adapters.base import Place, Placed, Run
 from ablationlens.adapters.nnsight_body import Group, run_trace
-from ablationlens.adapters.patterns import watching
+from ablationlens.adapters.patterns import forming, hook_patterns
 from ablationlens.adapters.state import alone, evaluating, frozen
-from ablationlens.adapters.torch_module import LOGITS, TorchAdapter
+from ablationlens.adapters.torch_module import LOGITS, TorchAdapter, remove
 from ablationlens.adapters.watch import Watch
 from ablationlens.data import Batch
 from ablationlens.edits import Coded, Edit, Lerp, LowRank
@@ -145,8 +146,13 @@ class NNsightAdapter(TorchAdapter):
         building = frozen(self.model) if torch.is_grad_enabled() else nullcontext()
         with alone(self.model):
             self._refuse_nesting()
-            with evaluating(self._modules), building, watching(self, watch, self._called(), lambda: examples):
-                yield run
+            with evaluating(self._modules), building, forming(watch, self._called()):
+                handles: list[RemovableHandle] = []
+                try:
+                    hook_patterns(self, watch, lambda: examples, handles)
+                    yield run
+                finally:
+                    remove(handles)
 
     def _refuse_nesting(self) -> None:
         if self.envoy.interleaver.interleaving:

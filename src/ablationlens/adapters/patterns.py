@@ -7,12 +7,13 @@ costs batch x heads x queries x keys numbers in each layer that is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ablationlens.adapters.base import Adapter, PatternPoint
 from ablationlens.adapters.configuration import config_of
@@ -61,30 +62,36 @@ def read_patterns(
 
 
 @contextmanager
-def watching(adapter: Adapter, watch: Watch, model: nn.Module, examples: Callable[[], int]) -> Generator[None]:
-    """Note patterns in `watch` whenever a pass runs, with attention that forms them; nothing outlives the block.
+def forming(watch: Watch, model: nn.Module) -> Generator[None]:
+    """Attention that forms the patterns to be watched, where there are any, for the duration of a session.
+
+    Args:
+        watch: what is to be seen.
+        model: whose attention is switched.
+    """
+    with eager(model) if watch.patterns else nullcontext():
+        yield
+
+
+def hook_patterns(adapter: Adapter, watch: Watch, examples: Callable[[], int], handles: list[RemovableHandle]) -> None:
+    """Hook every pattern that is watched; after the edits, so that what they leave is seen.
 
     Args:
         adapter: the host.
         watch: what to note, and where.
-        model: whose attention is switched.
         examples: of the pass that is running.
+        handles: where each hook is noted as soon as it is there.
     """
-    if not watch.patterns:
-        yield
-        return
-    with ExitStack() as stack:
-        stack.enter_context(eager(model))
-        for pattern in watch.patterns:
-            (heads,) = chosen_heads(adapter, [pattern.layer], pattern.attention)
-            point = adapter.pattern_point(heads)
-            watch.advice[pattern] = point.advice
+    for pattern in watch.patterns:
+        (heads,) = chosen_heads(adapter, [pattern.layer], pattern.attention)
+        point = adapter.pattern_point(heads)
+        watch.advice[pattern] = point.advice
 
-            def note(_m: nn.Module, _i: Any, output: Any, *, pattern=pattern, heads=heads, point=point) -> None:  # pyright: ignore
+        def note(_m: nn.Module, _i: Any, output: Any, *, pattern=pattern, heads=heads, point=point) -> None:  # pyright: ignore
+            if watch.running:
                 watch.note(pattern, _checked(point, heads, point.take(output), examples()))
 
-            stack.callback(point.module.register_forward_hook(note).remove)
-        yield
+        handles.append(point.module.register_forward_hook(note))
 
 
 def chosen_heads(adapter: Adapter, layers: Sequence[int] | None, attention: str | None) -> list[Heads]:

@@ -28,7 +28,7 @@ from ablationlens.adapters.finding import Found, find_by_architecture, find_by_p
 from ablationlens.adapters.hooking import by_example, first_tensor, hook, keep
 from ablationlens.adapters.live import Live, hook_edit
 from ablationlens.adapters.own_taps import OwnTaps
-from ablationlens.adapters.patterns import last_returned, read_patterns, watching
+from ablationlens.adapters.patterns import forming, hook_patterns, last_returned, read_patterns
 from ablationlens.adapters.probe import advice
 from ablationlens.adapters.state import (
     accepted_arguments,
@@ -60,6 +60,13 @@ def logits_of(output: Any) -> Tensor:
     """The logits in what a model returns."""
     named = (getattr(output, name, None) for name in LOGITS)
     return first_tensor(next((value for value in named if value is not None), output))
+
+
+def remove(handles: list[RemovableHandle]) -> None:
+    """Take hooks off, and forget them."""
+    for handle in handles:
+        handle.remove()
+    handles.clear()
 
 
 class TorchAdapter(OwnTaps):
@@ -342,14 +349,19 @@ class TorchAdapter(OwnTaps):
     def session(self, watch: Watch | None = None) -> Generator[Run]:
         live, watch = Live(), Watch() if watch is None else watch
         handles: list[RemovableHandle] = []
+        hooked = False
         building = frozen(self.model) if torch.is_grad_enabled() else nullcontext()
 
         def run(batch: Batch, edits: Sequence[Placed] = ()) -> Tensor:
+            nonlocal hooked
             self._check_length(batch)
             live.begin(edits)
-            if not handles:
+            if not handles or (edits and not hooked):
+                remove(handles)  # those of a pass without edits: what watches has to come after what edits
                 self._install(edits, handles, live)
                 self._watch(watch, handles, live)
+                hook_patterns(self, watch, examples, handles)
+                hooked = bool(edits)
             live.running, live.batch = True, batch
             try:
                 with watch.one_pass():
@@ -362,12 +374,11 @@ class TorchAdapter(OwnTaps):
         def examples() -> int:
             return 0 if live.batch is None else len(live.batch)
 
-        with alone(self.model), evaluating(self._modules), building, watching(self, watch, self._called(), examples):
+        with alone(self.model), evaluating(self._modules), building, forming(watch, self._called()):
             try:
                 yield run
             finally:
-                for handle in handles:
-                    handle.remove()
+                remove(handles)
 
     def run(self, batch: Batch, edits: Sequence[Placed] = ()) -> Tensor:
         with self.session() as run:

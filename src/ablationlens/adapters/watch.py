@@ -26,13 +26,14 @@ class Watch:
         taps: the same, each once.
         seen: of the last pass: [batch, position, feature] of a tap, [batch, head, query, key] of a pattern.
         advice: what to do about one that does not show.
+        running: whether a pass is.
     """
 
     def __init__(self, taps: Iterable[Watched] = ()) -> None:
         self.taps: tuple[Watched, ...] = tuple(dict.fromkeys(taps))
         self.seen: dict[Watched, Tensor] = {}
         self.advice: dict[Watched, str] = {}
-        self._running = False
+        self.running = False
 
     @property
     def activations(self) -> tuple[Tap, ...]:
@@ -50,11 +51,11 @@ class Watch:
             AdapterError: if something did not show in a pass that went through.
         """
         self.seen.clear()
-        self._running = True
+        self.running = True
         try:
             yield
         finally:
-            self._running = False
+            self.running = False
         missed = [tap for tap in self.taps if tap not in self.seen]
         if missed:
             advice = self.advice.get(missed[0], "")
@@ -63,5 +64,5 @@ class Watch:
 
     def note(self, tap: Watched, value: Tensor) -> None:
         """Keep what a pass shows; nothing between passes."""
-        if self._running:
+        if self.running:
             self.seen[tap] = value

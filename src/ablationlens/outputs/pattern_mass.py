@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
+from ablationlens.layout import reads_encoder
 from ablationlens.outputs.base import TapOutput
 from ablationlens.outputs.targets import Target, check_target, mass, targets
 from ablationlens.sites import Pattern, Tap
@@ -45,6 +46,11 @@ class PatternMass(TapOutput):
                 raise InputError(f"{name} is an index, from 0; got {value}")
             object.__setattr__(self, name, value)
         object.__setattr__(self, "target", check_target(self.target))
+        if self.attention is not None and reads_encoder(f"{self.attention}.k"):
+            raise InputError(
+                f"targets are positions of the logits, which are those of the decoder, and the keys of "
+                f"'{self.attention}' are positions of the encoder: attention='decoder.attn'"
+            )
 
     @property
     def taps(self) -> tuple[Tap | Pattern, ...]:
@@ -67,8 +73,8 @@ class PatternMass(TapOutput):
                 "targets are those of the positions of the logits"
             )
         queries = None if batch.scored is None else batch.scored.to(pattern.device)
-        scores = mass(pattern[:, self.head], wanted, queries)
-        if bool(scores.isnan().any()) and not bool(pattern.isnan().any()):
-            example = int(scores.isnan().nonzero()[0])
+        has = wanted.any(-1) if queries is None else wanted.any(-1) & queries
+        if not bool(has.any(1).all()):
+            example = int((~has.any(1)).nonzero()[0])
             raise InputError(f"example {example} has no scored position with a target {self.target!r}")
-        return scores
+        return mass(pattern[:, self.head], wanted, queries)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from contextlib import suppress
 from typing import Any, Literal, SupportsIndex, TypeAlias, get_args
 
 import torch
@@ -29,7 +30,8 @@ def check_target(target: Any) -> TargetName | int:
         if isinstance(target, str) and target == name:
             return name
     if isinstance(target, SupportsIndex):
-        return operator.index(target)
+        with suppress(TypeError):  # of an array that holds no single integer
+            return operator.index(target)
     listed = ", ".join(f'"{name}"' for name in names)
     raise InputError(f"a target is {listed}, or a position such as 0 or -1; got {target!r}")
 
@@ -57,8 +59,11 @@ def targets(batch: Batch, target: Target) -> Bool[Tensor, "batch query key"]:
     behind = at[:, None] - at[None]
     if target == "current":
         return real & (behind == 0)
+    # the real token before each position, -1 where there is none: masks may have holes
+    latest = torch.where(attended, at, -1).cummax(1).values
+    before = torch.nn.functional.pad(latest, (1, 0), value=-1)[:, :-1]
     if target == "previous":
-        return real & (behind == 1)
+        return real & (before[:, :, None] == at)
     first = attended.int().argmax(1)
     if target == "first":
         return real & (at == first[:, None])[:, None] & (behind > 0)
@@ -67,8 +72,9 @@ def targets(batch: Batch, target: Target) -> Bool[Tensor, "batch query key"]:
         if key is None:
             raise InputError("induction is told by token ids, and these inputs hold none")
         tokens = batch.inputs[key]
-        earlier = (tokens[:, :, None] == tokens[:, None]) & real & (behind > 0)
-        return torch.nn.functional.pad(earlier, (1, 0))[:, :, :-1] & real
+        earlier = (tokens[:, :, None] == tokens[:, None]) & (behind > 0)
+        after = earlier.gather(2, before.clamp(min=0)[:, None].expand_as(earlier))
+        return after & (before >= 0)[:, None] & real
     assert isinstance(target, int)
     sizes = attended.sum(1)
     short = (sizes <= target) if target >= 0 else (sizes < -target)

@@ -1,9 +1,20 @@
 """Figures of attributions and of their scores. Each function returns a plotly figure: `.show()` it, or save it."""
 
+from ablationlens.plots.ablations import ablations as ablations
+from ablationlens.plots.ablations import pattern_change as pattern_change
 from ablationlens.plots.agreement import agreement as agreement
 from ablationlens.plots.agreement import scatter as scatter
+from ablationlens.plots.attention import attention as attention
+from ablationlens.plots.attention import attention_heads as attention_heads
+from ablationlens.plots.attention import circuitsvis as circuitsvis
 from ablationlens.plots.ceiling import ceiling as ceiling
 from ablationlens.plots.completeness import completeness as completeness
+from ablationlens.plots.domain_scatter import domain_scatter as domain_scatter
+from ablationlens.plots.domains import domain_held_out as domain_held_out
+from ablationlens.plots.domains import domain_similarity as domain_similarity
+from ablationlens.plots.domains import domain_weights as domain_weights
+from ablationlens.plots.drift import drift as drift
+from ablationlens.plots.drift import drift_positions as drift_positions
 from ablationlens.plots.faithfulness import deletion_insertion as deletion_insertion
 from ablationlens.plots.faithfulness import faithfulness as faithfulness
 from ablationlens.plots.heat_maps import heads as heads
@@ -12,6 +23,8 @@ from ablationlens.plots.histogram import histogram as histogram
 from ablationlens.plots.ranking import ranking as ranking
 from ablationlens.plots.scores import correlation as correlation
 from ablationlens.plots.scores import predicted_vs_true as predicted_vs_true
+from ablationlens.plots.stability import stability as stability
+from ablationlens.plots.stability import stability_shares as stability_shares
 from ablationlens.plots.study_curves import fit_alpha as fit_alpha
 from ablationlens.plots.study_curves import model_effect as model_effect
 from ablationlens.plots.study_curves import sample_size as sample_size

@@ -89,7 +89,14 @@ def components(registry: Registry) -> str:
     counts: dict[str, int] = {}
     for part in registry.parts:
         counts[part.site.kind] = counts.get(part.site.kind, 0) + len(part.indices)
-    words = {"rank_one": "rank-one part", "row_block": "row block", "matrix": "matrix", "custom": "custom component"}
+    words = {
+        "rank_one": "rank-one part",
+        "row_block": "row block",
+        "matrix": "matrix",
+        "custom": "custom component",
+        "head_query": "query head",
+        "head_value": "value head",
+    }
     texts = [counted(count, words.get(kind, kind)).replace("matrixs", "matrices") for kind, count in counts.items()]
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 

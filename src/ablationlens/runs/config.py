@@ -22,7 +22,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from ablationlens.runs.method_configs import DEFAULT_ALPHA, AttributeConfig, MethodConfig, nearest_alpha
 from ablationlens.runs.strict import Alpha, Count, Number, OneOf, Strict, Token, as_json, listed
 
-Kind = Literal["head", "row", "column", "row_block", "matrix", "neuron", "filter", "rank_one"]
+Kind = Literal[
+    "head", "head_query", "head_value", "row", "column", "row_block", "matrix", "neuron", "filter", "rank_one"
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 RESERVED = frozenset({"scores"})
 """Names of files of a run that end as an attribution does."""

@@ -83,7 +83,11 @@ def test_it_costs_one_backward_pass_however_many_components(torch_gpt2: Host, mo
     runs: list[bool] = []
     before_each_pass(torch_gpt2.adapter, monkeypatch, lambda batch: runs.append(torch.is_grad_enabled()))
     attribution_patching(model, data, bad)
-    assert sorted(runs) == [False, False, True]  # the activations and the output of the other input; the one that is run
+    assert sorted(runs) == [
+        False,
+        False,
+        True,
+    ]  # the activations and the output of the other input; the one that is run
 
 
 def test_an_output_without_a_gradient_is_refused(small: Host) -> None:

@@ -1,0 +1,50 @@
+"""Held-out correlation by domain: of each example's own attribution, and of the means of its and of other domains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from ablationlens.data import Batch
+from ablationlens.evaluate.studies.fitting import Fitting, tested
+from ablationlens.masked_model import MaskedModel
+from ablationlens.results import Attribution
+from ablationlens.results.by_component import attribution
+
+OWN = "each example"
+COLUMNS = ("pearson", "low", "high", "spearman", "undefined")
+
+
+def held_out(
+    model: MaskedModel,
+    data: Mapping[str, Batch],
+    found: Mapping[str, Attribution],
+    fitting: Fitting,
+    alpha: float,
+    draws: int,
+) -> pd.DataFrame:
+    """One row per domain and kind of weights, all on the same held-out masks: see `Domains.held_out`."""
+    tables: list[pd.DataFrame] = []
+    for name, batch in data.items():
+        carried = {f"mean of {other}": _carried(one, found[name], other == name) for other, one in found.items()}
+        methods = {OWN: found[name], **{key: one for key, one in carried.items() if one is not None}}
+        table = tested(model, batch, methods, fitting, [alpha], draws).table()
+        tables.append(
+            pd.DataFrame({"domain": name, "weights": table["method"], **{column: table[column] for column in COLUMNS}})
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def _carried(source: Attribution, target: Attribution, same: bool) -> Attribution | None:
+    """The mean attribution of one domain for the examples of another; of the other examples of their own domain."""
+    weights, bias = np.nan_to_num(source.weights.values), np.nan_to_num(source.bias.values)
+    examples = target.weights["example"].values.tolist()
+    if same and len(examples) < 2:
+        return None
+    if same:
+        weights, bias = ((one.sum(axis=0) - one) / (len(one) - 1) for one in (weights, bias))
+    else:
+        weights, bias = (np.repeat(one.mean(axis=0, keepdims=True), len(examples), axis=0) for one in (weights, bias))
+    return attribution("mean", weights, bias, target.registry, examples, provenance=target.provenance)

@@ -1,0 +1,119 @@
+"""One row per part of a model: what ablating it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from jaxtyping import Int, Shaped
+
+from ablationlens.diagnostics.clean import MEASURES
+from ablationlens.diagnostics.means import over_examples
+from ablationlens.errors import StoreError
+from ablationlens.files import load_arrays, save_arrays
+
+VALUES = (*MEASURES, "effect")
+
+
+@dataclass(frozen=True, repr=False)
+class AblationTable:
+    """What ablating each part alone changes.
+
+    Attributes:
+        parts: one row per part: part, the coordinates that it is made by, components (how many).
+        layers: the first layer of each part.
+        values: [part, example]: the measures of `drift`, means over positions, and effect, f(all) - f(ablated).
+        patterns: [part, layer, head]: mean total-variation distance between the attention pattern under ablation and
+            the clean one, from 0 to 1; NaN where a layer has fewer heads. None if patterns were not read.
+        provenance: how it was made, JSON-able.
+    """
+
+    parts: pd.DataFrame
+    layers: Int[np.ndarray, " part"]
+    values: xr.Dataset
+    patterns: xr.DataArray | None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return self.frame.to_string(index=False, float_format="{:.4g}".format)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row per part.
+
+        Columns: part, its coordinates, components; kl, reverse_kl, js, top1_changed, log_probability_change,
+        rank_change and effect, means over examples, each with its standard error over examples (``kl_se``; NaN with one
+        example); if patterns were read, pattern, the largest change of a head in a layer after the first of the part,
+        and pattern_at, which one: NaN and "" where there is no such layer. Changes in the part's own layer are in
+        `patterns`.
+        """
+        columns: dict[str, Any] = {name: self.parts[name] for name in self.parts.columns}
+        for name in VALUES:
+            columns[name], columns[f"{name}_se"] = over_examples(self.values[name].values)
+        if self.patterns is not None:
+            columns["pattern"], columns["pattern_at"] = zip(*map(self._largest, range(len(self.parts))), strict=True)
+        return pd.DataFrame(columns)
+
+    def _largest(self, part: int) -> tuple[float, str]:
+        """The largest change of a later pattern, and of which head."""
+        assert self.patterns is not None
+        layers = self.patterns["layer"].values
+        changes = np.where(layers[:, None] > self.layers[part], self.patterns.values[part], np.nan)
+        if np.isnan(changes).all():
+            return float("nan"), ""
+        layer, head = np.unravel_index(np.nanargmax(changes), changes.shape)
+        return float(changes[layer, head]), f"L{layers[layer]}.head {head}"
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write to one safetensors file."""
+        arrays = {name: self.values[name].values for name in VALUES} | {"layers": self.layers}
+        if self.patterns is not None:
+            arrays |= {"patterns": self.patterns.values, "pattern_layers": self.patterns["layer"].values}
+        header = {
+            "parts": {str(name): self.parts[name].tolist() for name in self.parts.columns},
+            "examples": self.values["example"].values.tolist(),
+            "provenance": self.provenance,
+        }
+        return save_arrays(path, arrays, header)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> AblationTable:
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: if there is no such file, or it is damaged or something else.
+        """
+        arrays, header = load_arrays(path, "an ablation table")
+        try:
+            parts = pd.DataFrame(header["parts"])
+            names = parts["part"].tolist()
+            values = value_set([arrays[name] for name in VALUES], names, header["examples"])
+            patterns = None
+            if "patterns" in arrays:
+                patterns = pattern_array(arrays["patterns"], names, arrays["pattern_layers"].tolist())
+            return cls(parts, arrays["layers"], values, patterns, header["provenance"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise StoreError(f"{path} does not hold an ablation table ({error})") from error
+
+
+def value_set(
+    values: Sequence[Shaped[np.ndarray, "part example"]], parts: Sequence[str], examples: Sequence[str]
+) -> xr.Dataset:
+    """Values [part, example] with names on their axes."""
+    variables = {name: (("part", "example"), array) for name, array in zip(VALUES, values, strict=True)}
+    return xr.Dataset(variables, coords={"part": list(parts), "example": list(examples)})
+
+
+def pattern_array(
+    change: Shaped[np.ndarray, "part layer head"], parts: Sequence[str], layers: Sequence[int]
+) -> xr.DataArray:
+    """Pattern changes with names on their axes."""
+    coordinates = {"part": list(parts), "layer": list(layers), "head": np.arange(change.shape[2])}
+    return xr.DataArray(change, dims=("part", "layer", "head"), coords=coordinates, name="pattern change")

@@ -1,0 +1,144 @@
+"""How far predictions drift under ablation: bars for each mask, and where in the texts."""
+
+from __future__ import annotations
+
+from typing import SupportsIndex
+
+import numpy as np
+import plotly.graph_objects as go
+
+from ablationlens.diagnostics import Drift
+from ablationlens.errors import InputError
+from ablationlens.plots.checks import expect
+from ablationlens.plots.labels import counted, escaped, percent, shortened
+from ablationlens.plots.theme import LIGHT, POSITIVE, Theme
+
+WORDS = {
+    "kl": "KL(clean || ablated), nats",
+    "reverse_kl": "KL(ablated || clean), nats",
+    "js": "Jensen-Shannon divergence, nats",
+    "top1_changed": "share of predictions that changed",
+    "log_probability_change": "change of the right class's log-probability, nats",
+    "rank_change": "change of the right class's rank, places",
+}
+"""What each measure is called."""
+
+
+def drift(result: Drift, *, measure: str = "kl", top: int = 25, theme: Theme = LIGHT) -> go.Figure:
+    """Bars of the mean drift under each mask, the largest first, with standard errors over examples.
+
+    Args:
+        result: what `al.drift` returned.
+        measure: "kl", "reverse_kl", "js", "top1_changed", "log_probability_change" or "rank_change".
+        top: masks to draw.
+        theme: colours; `LIGHT` or `DARK`.
+
+    Raises:
+        InputError: if there is no such measure.
+    """
+    expect(result, Drift, "al.drift(model, data, masks)")
+    check_measure(measure)
+    table = result.table()
+    order = np.argsort(-np.abs(table[measure].to_numpy(dtype=float)), kind="stable")[:top]
+    shown = table.iloc[order]
+    names = [escaped(shortened(str(name))) for name in shown["mask"]]
+    changed = [percent(round(float(share), 3)) for share in shown["top1_changed"]]
+    figure = go.Figure(
+        go.Bar(
+            x=shown[measure],
+            y=list(range(len(names))),
+            orientation="h",
+            marker={"color": POSITIVE},
+            error_x={"type": "data", "array": np.nan_to_num(shown[f"{measure}_se"].to_numpy(dtype=float))},
+            customdata=list(zip([escaped(name) for name in shown["mask"]], changed, strict=True)),
+            hovertemplate="<b>%{customdata[0]}</b><br>%{x:.4g}<br>top-1 changed: %{customdata[1]}<extra></extra>",
+        )
+    )
+    more = "" if len(table) <= top else f" The {top} largest of {len(table):,}."
+    examples = result.values.sizes["example"]
+    figure.update_layout(
+        template=theme.template,
+        title={
+            "text": "Drift of the predictions",
+            "subtitle": {
+                "text": f"Mean over {counted(int(shown['positions'].max()), 'position')} of "
+                f"{counted(examples, 'example')}; whiskers are standard errors over examples.{more}"
+            },
+        },
+        xaxis={"title": {"text": WORDS[measure]}},
+        yaxis={
+            "tickvals": list(range(len(names))),
+            "ticktext": names,
+            "range": [len(names) - 0.5, -0.5],
+            "showgrid": False,
+            "zeroline": False,
+        },
+        height=150 + 24 * max(len(names), 3),
+    )
+    return figure
+
+
+def drift_positions(
+    result: Drift, *, mask: str | SupportsIndex = 0, measure: str = "kl", theme: Theme = LIGHT
+) -> go.Figure:
+    """Heat map of the drift under one mask: examples down, positions across; the tokens are in the hover text.
+
+    Args:
+        result: what `al.drift` returned.
+        mask: by name or place.
+        measure: as in `drift`.
+        theme: colours; `LIGHT` or `DARK`.
+
+    Raises:
+        InputError: if there is no such mask or measure.
+    """
+    expect(result, Drift, "al.drift(model, data, masks)")
+    check_measure(measure)
+    names = [str(name) for name in result.values["mask"].values]
+    place = names.index(mask) if isinstance(mask, str) and mask in names else mask
+    if isinstance(place, str) or not -len(names) <= int(place) < len(names):
+        raise InputError(f"no mask {mask!r}: the masks are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
+    values = result.values[measure].values[int(place)].astype(float)
+    tokens, before = (result.values[name].values for name in ("token", "before"))
+    after = result.values["after"].values[int(place)]
+    texts = [[escaped(text) for text in result.texts(ids.ravel())] for ids in (tokens, before, after)]
+    lines = [f"after {token}: {first} → {then}" for token, first, then in zip(*texts, strict=True)]
+    hover = np.array(lines, dtype=object).reshape(values.shape)
+    signed = measure in ("log_probability_change", "rank_change")
+    largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+    largest = largest or 1.0
+    examples = [escaped(shortened(str(name))) for name in result.values["example"].values]
+    axis = "coloraxis" if signed else "coloraxis2"
+    figure = go.Figure(
+        go.Heatmap(
+            z=values,
+            y=examples,
+            customdata=hover,
+            coloraxis=axis,
+            hoverongaps=False,
+            hovertemplate="%{y}, position %{x}<br>%{customdata}<br>%{z:.4g}<extra></extra>",
+        )
+    )
+    bar = {"thickness": 12, "len": 1.0, "title": {"text": WORDS[measure].rpartition(", ")[2], "side": "right"}}
+    figure.update_layout(
+        {axis: {"cmin": -largest if signed else 0.0, "cmax": largest, "colorbar": bar}},
+        template=theme.template,
+        title={
+            "text": f"Where predictions drift: {escaped(names[int(place)])}",
+            "subtitle": {"text": f"{WORDS[measure]}. Empty: padding{', or no right class' if signed else ''}."},
+        },
+        xaxis={"title": {"text": "position"}, "showgrid": False, "zeroline": False},
+        yaxis={"type": "category", "autorange": "reversed", "showgrid": False},
+        height=170 + 20 * max(len(examples), 4),
+    )
+    return figure
+
+
+def check_measure(measure: str) -> None:
+    """Refuse what is not measured.
+
+    Raises:
+        InputError: naming what is.
+    """
+    if measure not in WORDS:
+        raise InputError(f"no measure {measure!r}: the measures are {', '.join(WORDS)}")

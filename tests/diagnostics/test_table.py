@@ -1,0 +1,251 @@
+"""The table of ablations: against edited weights, the patterns that transformers returns, and drift itself."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import ablationlens as al
+from ablationlens.diagnostics.clean import MEASURES
+from ablationlens.diagnostics.drift import drift
+from ablationlens.diagnostics.parts import parts_of
+from ablationlens.diagnostics.table import ablation_table
+from ablationlens.diagnostics.table_result import AblationTable
+from ablationlens.files import save_arrays
+from tests import models
+from tests.conftest import Host, host_of
+from tests.families import FAMILIES, model_of
+from tests.outputs.examples import padded
+from tests.passes import before_each_pass
+
+ROWS = [[5, 9, 5, 9, 7], [3, 8, 3], [6, 2]]
+HEADS = models.HEADS
+
+
+def by_head(host: Host, **options: Any) -> al.MaskedModel:
+    return al.MaskedModel(host.adapter, host.registry("head"), **options)
+
+
+def patterns_of(model: Any, row: list[int]) -> Tensor:
+    """[layer, head, query, key] of one text, as transformers returns them."""
+    own = models.untied(model)
+    own.set_attn_implementation("eager")
+    with torch.no_grad():
+        return torch.stack(own(torch.tensor([row]), output_attentions=True).attentions)[:, 0]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("held_by", ["torch", "transformer_lens", "nnsight"])
+def test_rows_are_what_edited_weights_change(held_by: str, name: str, side: str) -> None:
+    host = host_of(held_by, name)
+    table = ablation_table(by_head(host, output=al.CrossEntropy()), padded(ROWS, side), by="head", rows=2)
+    assert table.patterns is not None
+    assert table.patterns.dims == ("part", "layer", "head")
+    for part, component in enumerate(host.registry("head")):
+        edited = models.edited(host.reference, [component])
+        effects, changes = [], []
+        for row in ROWS:
+            losses = [
+                float(
+                    torch.nn.functional.cross_entropy(
+                        models.logits_of(one, torch.tensor([row]))[0, :-1].double(), torch.tensor(row[1:])
+                    )
+                )
+                for one in (host.reference, edited)
+            ]
+            effects.append(losses[0] - losses[1])
+            distance = (patterns_of(edited, row) - patterns_of(host.reference, row)).abs().sum(-1) / 2
+            changes.append(distance.mean(-1).numpy())
+        assert table.values["effect"].values[part] == pytest.approx(effects, abs=1e-5)
+        assert table.frame["effect"][part] == pytest.approx(np.mean(effects), abs=1e-5)
+        assert table.frame["effect_se"][part] == pytest.approx(np.std(effects, ddof=1) / math.sqrt(3), abs=1e-5)
+        np.testing.assert_allclose(table.patterns.values[part], np.mean(changes, axis=0), atol=1e-5)
+    assert table.frame["part"].tolist() == list(host.registry("head").names)
+    assert float(table.patterns.max()) > 0.01
+
+
+def test_the_drift_is_that_of_drift(host: Host) -> None:
+    kind = {"convnet": "filter", "mlp": "row", "tied": "row"}.get(host.name, "head")
+    registry = host.registry(kind)
+    data = host.data(3) if host.transformer else al.batch(host.inputs(3), labels=torch.tensor([1, 4, 2]))
+    model = al.MaskedModel(host.adapter, registry)
+    table, parts = ablation_table(model, data, patterns=False), 1 - torch.eye(len(registry))
+    expected = drift(model, data, parts).table()
+    for name in (*MEASURES, *(f"{name}_se" for name in MEASURES)):
+        np.testing.assert_allclose(table.frame[name], expected[name], atol=2e-5)
+    assert table.patterns is None
+    assert "pattern" not in table.frame
+
+
+def test_scored_positions_alone(torch_gpt2: Host) -> None:
+    data, model = padded(ROWS, positions=0), by_head(torch_gpt2)
+    found = ablation_table(model, data, scored_only=True).frame
+    expected = drift(model, data, 1 - torch.eye(8)).table(scored_only=True)
+    np.testing.assert_allclose(found["kl"], expected["kl"], atol=1e-5)
+    assert abs(found["kl"][0] - ablation_table(model, data).frame["kl"][0]) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("by", "first", "number"),
+    [
+        ("layer", {"part": "L0", "layer": 0, "components": 7}, 2),
+        ("module", {"part": "attn.q", "module": "attn.q", "components": 2}, 7),
+        (["layer", "kind"], {"part": "L0 matrix", "layer": 0, "kind": "matrix", "components": 7}, 2),
+        ("component", {"part": "L0.attn.q", "components": 1}, 14),
+    ],
+)
+def test_components_that_share_what_was_asked_for_go_together(by: Any, first: dict[str, Any], number: int) -> None:
+    host = host_of("torch", "llama")
+    registry = host.adapter.registry("matrix")
+    table = parts_of(registry, by)
+    masks = table.masks(0, table.draws)
+    frame = registry.frame()
+    shared = ["component"] if by == "component" else [by] if isinstance(by, str) else by
+    assert int((1 - masks).sum()) == len(registry)  # every component in one part
+    for row, mask in zip(table.frame.to_dict("records"), masks, strict=True):
+        off = frame[mask.numpy() == 0]
+        assert len(off) == row["components"]
+        assert len(off[shared].drop_duplicates()) == 1
+        assert all(off[name].iloc[0] == row[name] for name in shared if name != "component")
+    assert len(table.frame) == number
+    assert {name: table.frame[name][0] for name in first} == first
+    assert not table.frame["part"].duplicated().any()
+
+
+def test_a_layer_is_ablated_whole(torch_gpt2: Host) -> None:
+    model, data = by_head(torch_gpt2), padded(ROWS)
+    table = ablation_table(model, data, by="layer")
+    expected = drift(model, data, {"0": range(4), "1": range(4, 8)}).table()
+    np.testing.assert_allclose(table.frame["kl"], expected["kl"], atol=1e-5)
+    assert table.frame["part"].tolist() == ["L0", "L1"]
+
+
+def test_the_largest_change_is_one_of_a_later_layer(torch_gpt2: Host) -> None:
+    rows = torch_gpt2.adapter.registry("row", modules=["q"])
+    table = ablation_table(al.MaskedModel(torch_gpt2.adapter, rows), padded(ROWS))
+    assert table.patterns is not None
+    own = table.patterns.values[0]
+    assert own[0].max() > 0  # the head of the row itself
+    assert table.frame["pattern"][0] == own[1].max()
+    assert table.frame["pattern_at"][0] == f"L1.head {own[1].argmax()}"
+    last = table.frame.iloc[-1]
+    assert math.isnan(last["pattern"])
+    assert last["pattern_at"] == ""
+
+
+def test_a_model_without_patterns(small: Host, caplog: pytest.LogCaptureFixture) -> None:
+    model = al.MaskedModel(small.adapter, small.registry("row"))
+    data = al.batch(small.inputs(3), labels=torch.tensor([1, 4, 2]))
+    with caplog.at_level(logging.INFO, "ablationlens"):
+        assert ablation_table(model, data).patterns is None
+    assert "attention patterns are left out: it is not known where MLP has its attention" in caplog.text
+    with pytest.raises(al.AdapterError, match="it is not known where MLP has its attention"):
+        ablation_table(model, data, patterns=True)
+
+
+def test_patterns_that_do_not_show_are_left_out(torch_gpt2: Host, caplog: pytest.LogCaptureFixture) -> None:
+    own = torch_gpt2.fresh()
+    adapter = al.adapt(own)
+    for layer in own.transformer.h:
+        layer.attn.register_forward_hook(lambda _m, _i, output: (output[0], None))
+    model = al.MaskedModel(adapter, adapter.registry("head"))
+    with caplog.at_level(logging.INFO, "ablationlens"):
+        table = ablation_table(model, padded(ROWS))
+    assert table.patterns is None
+    assert "does not return its attention pattern" in caplog.text
+    np.testing.assert_allclose(
+        table.frame["kl"], ablation_table(by_head(torch_gpt2), padded(ROWS)).frame["kl"], atol=1e-5
+    )
+    with pytest.raises(al.AdapterError, match="does not return its attention pattern"):
+        ablation_table(model, padded(ROWS), patterns=True)
+
+
+def test_an_output_that_reads_a_pattern_of_its_own(torch_gpt2: Host) -> None:
+    model = by_head(torch_gpt2, output=al.PatternMass(1, 2, "current"))
+    data = padded(ROWS, "left")
+    for patterns in (True, False):
+        table = ablation_table(model, data, patterns=patterns)
+        masks = 1 - torch.eye(8)
+        expected = model(model.mask(), data) - torch.stack([model(mask[None], data) for mask in masks])
+        np.testing.assert_allclose(table.values["effect"].values, expected.detach().numpy(), atol=1e-5)
+
+
+def test_a_pass_that_does_not_fit_is_halved(torch_gpt2: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = by_head(torch_gpt2), padded(ROWS)
+    expected = ablation_table(model, data)
+
+    passes: list[int] = []
+
+    def too_large(batch: al.Batch) -> None:
+        passes.append(len(batch))
+        if len(passes) in (2, 8):  # when a first pass has been kept, of the clean model and of the masks
+            raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
+
+    before_each_pass(torch_gpt2.adapter, monkeypatch, too_large)
+    found = ablation_table(model, data, rows=2)
+    assert expected.patterns is not None
+    assert found.patterns is not None
+    np.testing.assert_allclose(found.patterns.values, expected.patterns.values, atol=1e-5)
+    np.testing.assert_allclose(found.values.to_array(), expected.values.to_array(), atol=1e-5)
+
+
+def test_attention_runs_as_before(torch_gpt2: Host) -> None:
+    model = by_head(torch_gpt2)
+    config = torch_gpt2.adapter.model.config
+    before = config._attn_implementation
+    ablation_table(model, padded(ROWS), patterns=True)
+    assert config._attn_implementation == before != "eager"
+
+
+def test_which_attention_of_several() -> None:
+    adapter, data = al.adapt(model_of("t5")), al.batch(FAMILIES["t5"].batch())
+    model = al.MaskedModel(adapter, adapter.registry("head"), output=al.Logit(3))
+    assert ablation_table(model, data).patterns is None
+    with pytest.raises(al.InputError, match="several attentions"):
+        ablation_table(model, data, patterns=True)
+    for attention in ("decoder.cross", "encoder.attn"):
+        table = ablation_table(model, data, attention=attention)
+        assert table.patterns is not None
+        assert 0 < float(table.patterns.max()) <= 1
+
+
+def test_patterns_between_patches_and_predictions_of_whole_images() -> None:
+    adapter, data = al.adapt(model_of("vit")), al.batch(FAMILIES["vit"].batch())
+    table = ablation_table(al.MaskedModel(adapter, adapter.registry("head"), output=al.Logit(0)), data, patterns=True)
+    assert table.patterns is not None
+    assert (table.frame["kl"] > 0).all()
+    assert table.frame["log_probability_change"].isna().all()
+
+
+def test_save_and_load(torch_gpt2: Host, tmp_path: Path) -> None:
+    for patterns in (True, False):
+        found = ablation_table(by_head(torch_gpt2), padded(ROWS), by=["layer", "kind"], patterns=patterns)
+        back = AblationTable.load(found.save(tmp_path / "table.safetensors"))
+        assert back.frame.equals(found.frame)
+        assert back.values.identical(found.values)
+        assert back.provenance == found.provenance
+        assert (back.patterns is None) == (found.patterns is None)
+        if back.patterns is not None and found.patterns is not None:
+            assert back.patterns.identical(found.patterns)
+        assert repr(back) == repr(found)
+    with pytest.raises(al.StoreError, match="does not hold an ablation table"):
+        AblationTable.load(save_arrays(tmp_path / "other.safetensors", {"x": np.zeros(1)}, {"parts": {}}))
+
+
+@pytest.mark.parametrize("by", ["neuron", [], ["layer", "head"]])
+def test_what_parts_cannot_be_made_by(torch_gpt2: Host, by: Any) -> None:
+    with pytest.raises(al.InputError, match='by is one of "component", "head", "layer", "module", "kind", "index"'):
+        ablation_table(by_head(torch_gpt2), padded(ROWS), by=by)
+
+
+def test_heads_need_a_registry_of_heads(torch_gpt2: Host) -> None:
+    with pytest.raises(al.InputError, match=r"adapter\.registry\('head'\)"):
+        ablation_table(al.MaskedModel(torch_gpt2.adapter, torch_gpt2.registry("row")), padded(ROWS), by="head")
