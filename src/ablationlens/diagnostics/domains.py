@@ -86,6 +86,10 @@ class Domains:
         """
         return averages(self._weights(), self.registry, group)
 
+    def table(self) -> pd.DataFrame:
+        """How alike every two domains are, by correlation: ``similarity().table()``."""
+        return self.similarity().table()
+
     def similarity(self, kind: Kind = "pearson") -> Similarity:
         """How alike the mean attributions of every two domains are, with intervals and an order for a figure.
 

@@ -61,6 +61,10 @@ class AblationTable:
             columns["pattern"], columns["pattern_at"] = zip(*map(self._largest, range(len(self.parts))), strict=True)
         return pd.DataFrame(columns)
 
+    def table(self) -> pd.DataFrame:
+        """The same as `frame`, as other results have it."""
+        return self.frame
+
     def _largest(self, part: int) -> tuple[float, str]:
         """The largest change of a later pattern, and of which head."""
         assert self.patterns is not None

@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 
 from ablationlens.errors import InputError
 from ablationlens.extras import optional
+from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped
 from ablationlens.plots.theme import LIGHT, Theme
 
@@ -115,9 +116,9 @@ def attention_heads(summary: xr.Dataset, *, measure: str = "induction", theme: T
     Raises:
         InputError: if the summary has several masks, or no such measure.
     """
-    if not isinstance(summary, xr.Dataset) or measure not in summary:
-        has = ", ".join(map(str, summary)) if isinstance(summary, xr.Dataset) else "none"
-        raise InputError(f"no measure {measure!r} in this summary; al.attention_summary(patterns, data) has {has}")
+    expect(summary, xr.Dataset, "al.attention_summary(patterns, data)")
+    if measure not in summary:
+        raise InputError(f"no measure {measure!r} in this summary: it has {', '.join(map(str, summary))}")
     if "mask" in summary.dims:
         raise InputError('this summary is of several masks: take one, summary.sel(mask="clean")')
     values = summary[measure]

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from ablationlens.diagnostics import AblationTable, Domains, Drift, Stability
 from ablationlens.errors import InputError
 from ablationlens.evaluate import Ceiling, Comparison, Completeness, Faithfulness
 from ablationlens.evaluate.studies import (
@@ -21,16 +22,25 @@ from ablationlens.evaluate.studies import (
 )
 from ablationlens.plots import (
     ablation_method,
+    ablations,
     agreement,
     ceiling,
     completeness,
     deletion_insertion,
+    domain_held_out,
+    domain_similarity,
+    domain_weights,
+    drift,
+    drift_positions,
     faithfulness,
     fit_alpha,
     model_effect,
     out_of_distribution,
     output_function,
+    pattern_change,
     sample_size,
+    stability,
+    stability_shares,
 )
 from ablationlens.report.says import (
     of_ablation_method,
@@ -44,6 +54,8 @@ from ablationlens.report.says import (
     of_output_function,
     of_sample_size,
 )
+from ablationlens.report.says_ablations import of_ablations, of_drift
+from ablationlens.report.says_domains import of_domains, of_stability
 
 
 def _pairs(one: Comparison) -> pd.DataFrame:
@@ -63,26 +75,35 @@ def _table(one: Any) -> pd.DataFrame:
     return one.table()
 
 
+def _pattern_change(one: AblationTable) -> go.Figure | None:
+    return None if one.patterns is None else pattern_change(one)
+
+
+def _domain_held_out(one: Domains) -> go.Figure | None:
+    return None if one.held_out is None else domain_held_out(one)
+
+
 @dataclass(frozen=True)
 class Kind:
     """How a kind of result is shown.
 
     Attributes:
         title: the question that it answers.
-        figures: what draws it; each gives one figure.
+        draw: what draws it; each gives one figure, or None where a result has nothing for it.
         says: its finding, in a sentence or two.
         table: its table.
         wide: whether figure and table each need the width of the page.
     """
 
     title: str
-    draw: tuple[Callable[[Any], go.Figure], ...]
+    draw: tuple[Callable[[Any], go.Figure | None], ...]
     says: Callable[[Any], str]
     table: Callable[[Any], pd.DataFrame] = _table
     wide: bool = False
 
     def figures(self, one: Any) -> list[go.Figure]:
-        return [draw(one) for draw in self.draw]
+        drawn = (draw(one) for draw in self.draw)
+        return [figure for figure in drawn if figure is not None]
 
 
 KINDS: dict[type, Kind] = {
@@ -101,9 +122,23 @@ KINDS: dict[type, Kind] = {
         of_faithfulness,
         wide=True,
     ),
+    Drift: Kind("How do predictions change?", (drift, drift_positions), of_drift, wide=True),
+    AblationTable: Kind("What is lost without each part?", (ablations, _pattern_change), of_ablations, wide=True),
+    Domains: Kind(
+        "Do domains use the same parts?", (domain_similarity, domain_weights, _domain_held_out), of_domains, wide=True
+    ),
+    Stability: Kind(
+        "Would it come back with other examples, or other masks?",
+        (stability, stability_shares),
+        of_stability,
+        wide=True,
+    ),
 }
 
-CALLS = "al.studies, al.compare, al.ceiling, al.completeness and al.faithfulness"
+CALLS = (
+    "al.studies, al.compare, al.ceiling, al.completeness, al.faithfulness, al.drift, al.ablation_table, al.domains and "
+    "al.stability"
+)
 """What returns them, for messages."""
 
 

@@ -1,0 +1,88 @@
+"""Figures and sentences of drift and of ablation tables, on a small model whose tables are read beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ablationlens as al
+from ablationlens import plots
+from ablationlens.report.catalogue import kind_of, says_of
+from tests.conftest import Host
+
+LABELLED = al.Logit(1)
+
+
+@pytest.fixture
+def table(gpt2: Host) -> al.AblationTable:
+    model = al.MaskedModel(gpt2.adapter, gpt2.registry("head"), output=LABELLED)
+    return al.ablation_table(model, gpt2.data(3))
+
+
+@pytest.fixture
+def drifted(gpt2: Host) -> al.Drift:
+    model = al.MaskedModel(gpt2.adapter, gpt2.registry("head"), output=LABELLED)
+    return al.drift(model, gpt2.data(3), {name: name for name in model.registry.names})
+
+
+def test_drift_is_drawn_largest_first(drifted: al.Drift) -> None:
+    frame = drifted.table()
+    for measure in ("kl", "top1_changed"):
+        bars: Any = plots.drift(drifted, measure=measure, top=3).data[0]
+        assert np.allclose(bars.x, sorted(frame[measure], reverse=True)[:3])
+    most = frame.loc[frame["kl"].idxmax(), "mask"]
+    assert str(most) in plots.drift(drifted, top=1).data[0].customdata[0][0]  # pyright: ignore
+    with pytest.raises(al.InputError, match="no measure 'kll'"):
+        plots.drift(drifted, measure="kll")
+
+
+def test_where_it_drifts(drifted: al.Drift) -> None:
+    name = str(drifted.values["mask"].values[2])
+    figure: Any = plots.drift_positions(drifted, mask=name, measure="log_probability_change")
+    shown = np.asarray(figure.data[0].z, dtype=float)
+    assert np.allclose(shown, drifted.values["log_probability_change"].values[2], equal_nan=True)
+    assert figure.layout.coloraxis.cmin == -figure.layout.coloraxis.cmax
+    assert plots.drift_positions(drifted).data[0].coloraxis == "coloraxis2"  # pyright: ignore
+    for wrong in ("nobody", 99):
+        with pytest.raises(al.InputError, match="no mask"):
+            plots.drift_positions(drifted, mask=wrong)
+
+
+def test_parts_are_drawn_by_drift_with_their_effects(table: al.AblationTable) -> None:
+    frame = table.frame.sort_values("kl", ascending=False)
+    effects, drift = plots.ablations(table, top=4).data  # pyright: ignore
+    assert np.allclose(drift.x, frame["kl"].head(4))
+    assert np.allclose(effects.x, frame["effect"].head(4))
+    assert list(effects.customdata) == frame["part"].head(4).tolist()
+
+
+def test_changes_of_patterns(table: al.AblationTable) -> None:
+    figure: Any = plots.pattern_change(table, top=5)
+    shown = np.asarray(figure.data[0].z, dtype=float)
+    assert table.patterns is not None
+    assert shown.shape == (5, table.patterns[0].size)
+    assert shown.max() == pytest.approx(np.nanmax(table.patterns.values))
+
+
+def test_a_table_without_patterns(gpt2: Host) -> None:
+    model = al.MaskedModel(gpt2.adapter, gpt2.registry("head"), output=LABELLED)
+    bare = al.ablation_table(model, gpt2.data(2), patterns=False)
+    with pytest.raises(al.InputError, match="patterns=True"):
+        plots.pattern_change(bare)
+    assert len(kind_of(bare).figures(bare)) == 1
+    assert "pattern" not in says_of(bare)
+
+
+def test_what_they_say(table: al.AblationTable, drifted: al.Drift) -> None:
+    frame = table.frame
+    most = frame.loc[frame["kl"].idxmax()]
+    assert f"{most['part']} is missed most" in says_of(table)
+    largest = frame.loc[frame["pattern"].idxmax()]
+    assert f"that of {largest['pattern_at']} without {largest['part']}" in says_of(table)
+    drift = drifted.table()
+    said = says_of(drifted)
+    assert f"drift most under {drift.loc[drift['kl'].idxmax(), 'mask']}" in said
+    assert f"least under {drift.loc[drift['kl'].idxmin(), 'mask']}" in said
+    assert drifted.changed(1)["after"][0] in said
