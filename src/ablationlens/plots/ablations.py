@@ -15,6 +15,16 @@ from ablationlens.plots.drift import WORDS, check_measure
 from ablationlens.plots.labels import counted, escaped, output_name, shortened
 from ablationlens.plots.theme import LIGHT, NEGATIVE, NEUTRAL, POSITIVE, Theme
 
+SHORT = {
+    "kl": "KL, nats",
+    "reverse_kl": "reverse KL, nats",
+    "js": "JS, nats",
+    "top1_changed": "top-1 changed",
+    "log_probability_change": "log-probability",
+    "rank_change": "rank",
+}
+"""The measures of drift, for a narrow axis."""
+
 
 def ablations(table: AblationTable, *, measure: str = "kl", top: int = 25, theme: Theme = LIGHT) -> go.Figure:
     """Bars of the effect of keeping each part on the output, beside the drift of the predictions without it.
@@ -56,8 +66,8 @@ def ablations(table: AblationTable, *, measure: str = "kl", top: int = 25, theme
             showlegend=False,
         )
         figure.add_trace(bars, 1, column)
-    figure.update_xaxes(title={"text": f"effect of keeping it on the {unit}"}, col=1)
-    figure.update_xaxes(title={"text": WORDS[measure]}, col=2)
+    figure.update_xaxes(title={"text": f"effect on the {unit}"}, col=1)
+    figure.update_xaxes(title={"text": SHORT[measure]}, col=2)
     figure.update_yaxes(
         tickvals=places,
         ticktext=[shortened(name) for name in names],
@@ -71,7 +81,10 @@ def ablations(table: AblationTable, *, measure: str = "kl", top: int = 25, theme
         template=theme.template,
         title={
             "text": "What is lost without each part",
-            "subtitle": {"text": f"Mean over {examples}; whiskers are standard errors.{more}"},
+            "subtitle": {
+                "text": f"Left: effect of keeping it on the {unit}. Right: {WORDS[measure]}. "
+                f"Mean over {examples}; whiskers are standard errors.{more}"
+            },
         },
         height=170 + 24 * max(len(names), 3),
     )

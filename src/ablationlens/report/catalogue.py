@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -75,6 +76,23 @@ def _table(one: Any) -> pd.DataFrame:
     return one.table()
 
 
+def _drift_positions(one: Drift) -> go.Figure:
+    """Where predictions drift under the mask under which they drift most."""
+    kl = one.table()["kl"].to_numpy(dtype=float)
+    return drift_positions(one, mask=int(np.nan_to_num(kl, nan=-1.0).argmax()))
+
+
+def _drift_rows(one: Drift) -> pd.DataFrame:
+    shown = ("mask", "kl", "kl_se", "reverse_kl", "js", "top1_changed", "log_probability_change", "rank_change")
+    return pd.DataFrame(one.table()[list(shown)])
+
+
+def _ablation_rows(one: AblationTable) -> pd.DataFrame:
+    frame = one.frame
+    shown = ("part", "components", "kl", "kl_se", "js", "top1_changed", "effect", "effect_se", "pattern", "pattern_at")
+    return pd.DataFrame(frame[[name for name in shown if name in frame]])
+
+
 def _pattern_change(one: AblationTable) -> go.Figure | None:
     return None if one.patterns is None else pattern_change(one)
 
@@ -122,8 +140,10 @@ KINDS: dict[type, Kind] = {
         of_faithfulness,
         wide=True,
     ),
-    Drift: Kind("How do predictions change?", (drift, drift_positions), of_drift, wide=True),
-    AblationTable: Kind("What is lost without each part?", (ablations, _pattern_change), of_ablations, wide=True),
+    Drift: Kind("How do predictions change?", (drift, _drift_positions), of_drift, _drift_rows, wide=True),
+    AblationTable: Kind(
+        "What is lost without each part?", (ablations, _pattern_change), of_ablations, _ablation_rows, wide=True
+    ),
     Domains: Kind(
         "Do domains use the same parts?", (domain_similarity, domain_weights, _domain_held_out), of_domains, wide=True
     ),

@@ -18,7 +18,18 @@ from ablationlens.report.evidence import Evidence
 from ablationlens.report.figures import Figure, figure_of
 from ablationlens.report.tables import Entry, provenance_entries
 
-WORDS = {"r2": "R²", "p": "p", "cpr": "CPR", "cmd": "CMD"}
+WORDS = {
+    "r2": "R²",
+    "p": "p",
+    "cpr": "CPR",
+    "cmd": "CMD",
+    "kl": "KL",
+    "kl_se": "± KL",
+    "reverse_kl": "Reverse KL",
+    "js": "JS",
+    "effect_se": "± effect",
+    "top1_changed": "Top-1 changed",
+}
 """Heads and cells of tables that are no plain words."""
 MOST_BESIDE = 7
 """Columns of a table that has room beside a figure."""
