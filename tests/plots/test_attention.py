@@ -91,7 +91,6 @@ def test_what_heads_attend_to() -> None:
 
 
 def test_circuitsvis() -> None:
-    pytest.importorskip("circuitsvis")
     page = str(plots.circuitsvis(patterns(), layer=1))
     assert "L1H2" in page and "AttentionHeads" in page
     with pytest.raises(al.InputError, match="say which layer"):
