@@ -12,7 +12,8 @@ from ablationlens.extras import EXTRA_OF, optional
 
 
 def test_a_missing_extra_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "circuitsvis", None)
+    for module in ("circuitsvis", "circuitsvis.attention"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(al.MissingExtraError, match=r"pip install 'ablationlens\[circuitsvis\]'"):
         optional("circuitsvis.attention")
 
