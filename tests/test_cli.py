@@ -115,7 +115,7 @@ def test_control_c_says_how_to_go_on(
         (["report", "none"], "there is no directory none"),
         (["report", "."], "holds no run"),
         (["components", "./none"], "there is no directory ./none"),
-        (["components", "domains", "--kind", "heads"], "--kind heads: the kinds are head, row"),
+        (["components", "domains", "--kind", "heads"], "--kind heads: the kinds are head, head_query"),
         (["components", "domains", "--kind", "rank_one"], "--kind rank_one needs --svd"),
     ],
 )

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, SupportsIndex
 
+import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 
@@ -132,6 +133,10 @@ class Registry:
             UnknownNameError: if it is not in the registry; the message names the nearest.
             InputError: if it is none of these.
         """
+        if isinstance(component, bool | np.bool_):
+            raise InputError(
+                f"a component is given by its name or column; got {component}. A mask is a tensor, torch.tensor([...])"
+            )
         if not isinstance(component, Component | str):
             self[component]  # refuses what is no column
             return operator.index(component) % len(self)

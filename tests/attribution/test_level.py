@@ -87,15 +87,20 @@ def test_packing_changes_nothing(small: Host) -> None:
 
 
 def test_outputs_that_are_not_finite_count_nowhere() -> None:
-    masks = np.array([[True, False], [True, True], [False, True]])
-    outputs = np.array([[1.0, np.nan], [3.0, np.inf], [5.0, np.nan]])
+    masks = np.array([[True, False], [True, True], [False, True], [False, False], [True, True]])
+    outputs = np.array([[1.0, np.nan], [3.0, np.inf], [5.0, 4.0], [2.0, 4.0], [np.nan, 4.0]])
     weights = np.array([[1.0, 2.0], [1.0, 1.0]])
     level = Level(masks, outputs)
     assert level.left_out == 3
     found = level.bias(weights, otherwise=np.array([7.0, 8.0]))
-    assert found.tolist() == [((1 - 1) + (3 - 3) + (5 - 2)) / 3, 8.0]
-    some = Level(masks, np.array([[1.0, np.nan], [3.0, 4.0], [5.0, np.nan]]))
-    assert some.bias(weights, otherwise=np.array([7.0, 8.0]))[1] == 4 - 2
+    assert found.tolist() == [((1 - 1) + (3 - 3) + (5 - 2) + 2) / 4, 8.0]  # three draws are too few
+
+
+@pytest.mark.parametrize("alpha", [1e-6, 1 - 1e-12])
+def test_nearly_nothing_and_nearly_everything_ablated(small: Host, alpha: float) -> None:
+    model = al.MaskedModel(small.adapter, small.registry("row"), output=curved)
+    level = Level.measured(model, small.data(2), al.Paths(len(model.registry), alpha, 64))
+    assert level.masks.mean() == (alpha < 0.5)
 
 
 def test_an_additive_output_has_an_exact_bias() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -402,3 +403,33 @@ def test_what_does_not_fit_is_refused(options: dict[str, object], match: str) ->
 def test_what_cannot_be_asked_is_refused(ask: Callable[[Domains], object], match: str) -> None:
     with pytest.raises((al.InputError, TypeError), match=f"{match}|Type-check error"):
         ask(study(three()))
+
+
+# -- examples that are lost -------------------------------------------------------------------------------------------
+
+
+def test_an_example_without_finite_weights_is_left_out_and_counted() -> None:
+    weights = three()
+    lost = np.full((1, COMPONENTS), np.nan)
+    spoiled = {name: np.vstack([one, lost]) if name == "code" else one for name, one in weights.items()}
+    spoiled = spoiled if "code" in weights else {name: np.vstack([one, lost]) for name, one in weights.items()}
+    clean, found = study(weights), study(spoiled)
+    first, second = clean.names[:2]
+    np.testing.assert_allclose(found.similarity().arrays["similarity"], clean.similarity().arrays["similarity"])
+    np.testing.assert_allclose(found.differences(first, second)["t"], clean.differences(first, second)["t"])
+    np.testing.assert_allclose(found.by("layer")["weight"], clean.by("layer")["weight"])
+
+
+def test_a_run_says_which_examples_are_lost(caplog: pytest.LogCaptureFixture) -> None:
+    spoiled = DATA["code"].inputs["input"].clone()
+    spoiled[2] = torch.nan
+    data = {"code": al.batch(spoiled), "prose": DATA["prose"]}
+    found = domains(linear(WEIGHTS), data, alpha=0.2, method=al.path_gradient, draws=80, held_out=10)
+    assert "domain 'code': 1 of 6 examples have no finite weight; left out" in caplog.text
+    assert np.isfinite(found.similarity().arrays["similarity"]).all()
+    assert found.held_out is not None
+    carried = found.held_out[(found.held_out["domain"] == "prose") & (found.held_out["weights"] == "mean of code")]
+    assert np.isfinite(carried["pearson"]).all()
+    every = {"code": al.batch(torch.full_like(spoiled, torch.nan)), "prose": DATA["prose"]}
+    with pytest.raises(al.InputError, match="no example of domain 'code' has a finite weight"):
+        domains(linear(WEIGHTS), every, alpha=0.2, draws=40, held_out=0)

@@ -280,3 +280,16 @@ def test_a_label_for_each_example_belongs_to_its_scored_position() -> None:
     known = ~np.isnan(found.values["rank_change"].values[0])
     assert known.tolist() == [[False] * 4 + [True], [False, False, True, False, False], [False, True] + [False] * 3]
     assert known.tolist() == found.values["scored"].values.tolist()
+
+
+def test_what_could_be_meant_in_two_ways_is_refused(torch_gpt2: Host) -> None:
+    model, data = al.MaskedModel(torch_gpt2.adapter, torch_gpt2.registry("head")), torch_gpt2.data(3)
+    one = model.mask(off=0, positions=-1, data=data)
+    with pytest.raises(al.InputError, match=r"may be 3 masks by position, or a mask for each of the 3 examples"):
+        al.drift(model, data, one)
+    assert al.drift(model, data, {"last": one}).values.sizes["mask"] == 1
+    assert al.drift(model, data, one[:2]).values.sizes["mask"] == 2
+    with pytest.raises(al.InputError, match="two masks have one name"):
+        al.drift(model, data, {"1": None, 1: 0})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(al.InputError, match="by its name or column; got True"):
+        al.drift(model, data, {"mask": [True] * len(model.registry)})

@@ -128,17 +128,24 @@ def test_a_layer_is_ablated_whole(torch_gpt2: Host) -> None:
     assert table.frame["part"].tolist() == ["L0", "L1"]
 
 
-def test_the_largest_change_is_one_of_a_later_layer(torch_gpt2: Host) -> None:
+def test_the_largest_change_is_one_that_the_part_can_reach(torch_gpt2: Host) -> None:
     rows = torch_gpt2.adapter.registry("row", modules=["q"])
     table = ablation_table(al.MaskedModel(torch_gpt2.adapter, rows), padded(ROWS))
     assert table.patterns is not None
-    own = table.patterns.values[0]
-    assert own[0].max() > 0  # the head of the row itself
-    assert table.frame["pattern"][0] == own[1].max()
-    assert table.frame["pattern_at"][0] == f"L1.head {own[1].argmax()}"
-    last = table.frame.iloc[-1]
-    assert math.isnan(last["pattern"])
-    assert last["pattern_at"] == ""
+    first, last = table.patterns.values[0], table.patterns.values[-1]
+    assert first[0].max() > first[1].max() > 0  # of the head of the row itself
+    assert table.frame["pattern"][0] == first.max()
+    assert table.frame["pattern_at"][0] == f"L0.head {first[0].argmax()}"
+    assert table.frame["pattern_at"].iloc[-1] == f"L1.head {last[1].argmax()}"
+
+
+def test_what_a_head_found_does_not_reach_the_patterns_of_its_own_layer(torch_gpt2: Host) -> None:
+    table = ablation_table(al.MaskedModel(torch_gpt2.adapter, torch_gpt2.registry("head")), padded(ROWS))
+    assert table.patterns is not None
+    assert table.frame["pattern"][0] == table.patterns.values[0, 1].max()
+    assert table.frame["pattern_at"][0].startswith("L1.head ")
+    assert math.isnan(table.frame["pattern"].iloc[-1])
+    assert table.frame["pattern_at"].iloc[-1] == ""
 
 
 def test_a_model_without_patterns(small: Host, caplog: pytest.LogCaptureFixture) -> None:

@@ -28,7 +28,7 @@ def changed(**fields: object) -> str:
         ({"modle": "x"}, "c.yaml: modle: unknown field; there are model, data"),
         ({"modle": "x"}, "(did you mean model?)"),
         ({"registry": {"kinds": "head", "layer": [0]}}, "registry.layer: unknown field; there are kinds, layers"),
-        ({"registry": "heads"}, "registry.kinds: should be 'head', 'row',"),
+        ({"registry": "heads"}, "registry.kinds: should be 'head', 'head_query',"),
         (
             {"model": {"name": "x", "host": "jax"}},
             "model.host: should be 'transformer_lens', 'torch' or 'nnsight'; got 'jax'",

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from ablationlens.errors import AdapterError
+from ablationlens.errors import AdapterError, InputError
 from ablationlens.sites import Pattern, Tap
 
 Watched: TypeAlias = Tap | Pattern
@@ -30,6 +30,8 @@ class Watch:
     """
 
     def __init__(self, taps: Iterable[Watched] = ()) -> None:
+        if isinstance(taps, Tap | Pattern | str) or not all(isinstance(tap, Tap | Pattern) for tap in taps):
+            raise InputError(f"taps are several al.Tap or al.Pattern, (al.Tap(1, 'mlp.out', 'out'),); got {taps!r}")
         self.taps: tuple[Watched, ...] = tuple(dict.fromkeys(taps))
         self.seen: dict[Watched, Tensor] = {}
         self.advice: dict[Watched, str] = {}

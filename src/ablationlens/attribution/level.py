@@ -25,7 +25,7 @@ SHARE = 8
 FEWEST = 4
 """Hard draws below which their noise is larger than the error they are to mend."""
 MOST = 32
-"""Hard draws after which the noise of the level is a hundredth of what no linear prediction explains."""
+"""Hard draws after which the variance of the level is a thirtieth of what no linear prediction explains."""
 
 
 def level_draws(draws: int) -> int:
@@ -49,9 +49,11 @@ class Level:
     @classmethod
     def measured(cls, model: MaskedModel, data: Batch, design: Paths, rows: int | None = None) -> Level:
         """Run the hard masks that stand beside a design: each gate is ablated with probability alpha."""
-        threshold = np.uint32(round(design.alpha * 2**32))
+        threshold = round(design.alpha * 2**32)  # 2**32 itself where alpha is nearly 1
         words = [raw(design.seed, "level", draw, design.components) for draw in range(level_draws(design.draws))]
-        masks = np.array([one >= threshold for one in words], dtype=bool).reshape(len(words), design.components)
+        masks = np.array([one.astype(np.uint64) >= threshold for one in words], dtype=bool).reshape(
+            len(words), design.components
+        )
         if not len(masks):
             return cls(masks, np.empty((0, len(data))))
         sweep = Sweep(model, data, model.source(torch.from_numpy(masks), data), rows=rows)
@@ -66,8 +68,8 @@ class Level:
     def bias(
         self, weights: Float64[np.ndarray, "example component"], otherwise: Float64[np.ndarray, " example"]
     ) -> Float64[np.ndarray, " example"]:
-        """Mean output less mean prediction without a bias; `otherwise` for examples without a finite output."""
+        """Mean output less mean prediction without a bias; `otherwise` for examples with too few finite outputs."""
         finite = np.isfinite(self.outputs)
         left = np.where(finite, self.outputs - self.masks @ weights.T, 0.0)
         counted = finite.sum(0)
-        return np.where(counted > 0, left.sum(0) / np.maximum(counted, 1), otherwise)
+        return np.where(counted >= FEWEST, left.sum(0) / np.maximum(counted, 1), otherwise)

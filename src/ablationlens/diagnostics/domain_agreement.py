@@ -42,6 +42,11 @@ def usable(weights: Mapping[str, Float[np.ndarray, "_ component"]]) -> np.ndarra
     return np.all([np.isfinite(one).all(axis=0) for one in weights.values()], axis=0)
 
 
+def with_weights(weights: Float[np.ndarray, "example component"]) -> np.ndarray:
+    """Which examples have any finite weight: one whose outputs were never finite has none, and is left out."""
+    return np.asarray(np.isfinite(weights).any(axis=1))
+
+
 def vectors(weights: Float[np.ndarray, "example component"], kind: str) -> Float64[np.ndarray, "example component"]:
     """Weights whose cosine is the similarity that is asked for.
 

@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Float64
 from scipy import stats
 
+from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError
 from ablationlens.registry import Registry
 
@@ -24,8 +25,8 @@ def averages(
         InputError: if there is no such column.
     """
     frame = registry.frame()
-    columns = [group] if isinstance(group, str) else list(group)
     known = [column for column in frame if column != "component"]
+    columns = [group] if isinstance(group, str) else list(group) if isinstance(group, Sequence) else []
     if not columns or not set(columns) <= set(known):
         raise InputError(f"components are grouped by one or several of {', '.join(map(str, known))}; got {group!r}")
     ids = frame.groupby(columns, sort=False, dropna=False).ngroup().to_numpy()
@@ -85,8 +86,8 @@ def differences(
     """
     if a == b:
         raise InputError(f"two domains are compared, such as {_two(weights)}; got {a!r} twice")
-    if n is not None and n < 1:
-        raise InputError(f"n is a number of components, or None for all of them; got {n}")
+    if n is not None and (not is_integer(n) or n < 1):
+        raise InputError(f"n is a number of components, or None for all of them; got {n!r}")
     for name in (a, b):
         if len(weights[name]) < 2:
             raise InputError(

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ablationlens.data import Batch
+from ablationlens.diagnostics.domain_agreement import with_weights
 from ablationlens.evaluate.studies.fitting import Fitting, tested
 from ablationlens.masked_model import MaskedModel
 from ablationlens.results import Attribution
@@ -39,12 +40,16 @@ def held_out(
 
 def _carried(source: Attribution, target: Attribution, same: bool) -> Attribution | None:
     """The mean attribution of one domain for the examples of another; of the other examples of their own domain."""
-    weights, bias = np.nan_to_num(source.weights.values), np.nan_to_num(source.bias.values)
-    examples = target.weights["example"].values.tolist()
-    if same and len(examples) < 2:
+    weights, bias = source.weights.values, source.bias.values
+    has = with_weights(weights) & np.isfinite(bias)
+    weights, bias = np.nan_to_num(np.where(has[:, None], weights, 0.0)), np.where(has, bias, 0.0)
+    examples, counted = target.weights["example"].values.tolist(), int(has.sum())
+    if counted < (2 if same else 1):
         return None
     if same:
-        weights, bias = ((one.sum(axis=0) - one) / (len(one) - 1) for one in (weights, bias))
+        others = counted - has
+        weights, bias = (weights.sum(axis=0) - weights) / others[:, None], (bias.sum() - bias) / others
     else:
-        weights, bias = (np.repeat(one.mean(axis=0, keepdims=True), len(examples), axis=0) for one in (weights, bias))
+        weights = np.repeat(weights.sum(axis=0, keepdims=True) / counted, len(examples), axis=0)
+        bias = np.full(len(examples), bias.sum() / counted)
     return attribution("mean", weights, bias, target.registry, examples, provenance=target.provenance)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ablationlens.attribution import path_gradient
 from ablationlens.data import Batch
-from ablationlens.diagnostics.domain_agreement import Kind, usable
+from ablationlens.diagnostics.domain_agreement import Kind, usable, with_weights
 from ablationlens.diagnostics.domain_data import check_data, draws_for
 from ablationlens.diagnostics.domain_differences import averages, differences
 from ablationlens.diagnostics.domain_held_out import held_out as tested_by_domain
@@ -164,7 +164,7 @@ class Domains:
         return cls(*load_domains(path))
 
     def _weights(self) -> dict[str, np.ndarray]:
-        return {name: one.weights.values for name, one in self.attributions.items()}
+        return _weights(self.attributions)
 
     def _check_known(self, *names: str) -> None:
         for name in names:
@@ -236,8 +236,17 @@ def domains(
         **{key: first.provenance[key] for key in FROM_ATTRIBUTIONS if key in first.provenance},
         "data": {name: {"examples": len(batch), "fingerprint": batch.fingerprint()} for name, batch in data.items()},
     }
+    for name, one in found.items():
+        if not with_weights(one.weights.values).any():
+            raise InputError(f"no example of domain {name!r} has a finite weight: look at model(model.mask(), data)")
     scores = tested_by_domain(model, data, found, fitting, alpha, held_out) if held_out else None
     return Domains(found, scores, provenance)
+
+
+def _weights(found: Mapping[str, Attribution]) -> dict[str, np.ndarray]:
+    """Weights of the examples that have some."""
+    values = {name: one.weights.values for name, one in found.items()}
+    return {name: one[has] if (has := with_weights(one)).any() else one for name, one in values.items()}
 
 
 def _notes(found: Mapping[str, Attribution]) -> list[str]:
@@ -253,7 +262,11 @@ def _notes(found: Mapping[str, Attribution]) -> list[str]:
             "the domains were not attributed with the same masks, so that differences are not of the data alone; give "
             "a method that does not stop early, such as method=functools.partial(al.attribute, tolerance=None)"
         )
-    left_out = int((~usable({name: one.weights.values for name, one in found.items()})).sum())
+    for name, one in found.items():
+        lost = int((~with_weights(one.weights.values)).sum())
+        if lost:
+            notes.append(f"domain {name!r}: {lost:,} of {len(one.weights)} examples have no finite weight; left out")
+    left_out = int((~usable(_weights(found))).sum())
     if left_out:
         notes.append(f"{left_out:,} components have a weight that is not finite and are left out of similarities")
     return notes

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, SupportsIndex, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,12 +52,25 @@ def given_masks(model: MaskedModel, data: Batch, masks: Masks) -> tuple[list[str
         InputError: if they do not fit the registry or the data, or there are none.
     """
     if not isinstance(masks, Mapping):
+        if not isinstance(masks, Tensor | Design):
+            raise InputError(
+                f"masks are a tensor [mask, component], a design, or by name what is ablated, {{'without': "
+                f"'L0.head 3'}}; got {type(masks).__name__}"
+            )
+        if isinstance(masks, Tensor) and masks.ndim == 3 and len(masks) == len(data) > 1:
+            raise InputError(
+                f"a tensor {list(masks.shape)} may be {len(masks)} masks by position, or a mask for each of the "
+                f"{len(data)} examples: name it, {{'ablated': mask}}, for the latter; for the former name each, "
+                "{'first': masks[:1].expand(len(data), -1, -1), ...}"
+            )
         source = model.source(masks, data)
         return list(range(source.draws)), source
     if not masks:
         raise InputError("there are no masks: give some by name, {'clean': None, 'without': 'L0.head 3'}")
     found = [_checked(model, data, str(name), ablated) for name, ablated in masks.items()]
     names = [str(name) for name in masks]
+    if len(set(names)) < len(names):
+        raise InputError(f"two masks have one name: {', '.join(names)}")
     if all(mask.ndim == 2 and len(mask) == 1 for mask in found):
         return names, GivenMasks(torch.cat(found))
     inner = max((mask.shape[1:] for mask in found), key=len)
@@ -71,6 +85,9 @@ def described(masks: Masks, source: MaskSource) -> dict[str, Any]:
 
 
 def _checked(model: MaskedModel, data: Batch, name: str, ablated: Ablated) -> Tensor:
+    if isinstance(ablated, Design) or (isinstance(ablated, np.ndarray) and ablated.dtype.kind in "bf"):
+        kind = type(ablated).__name__
+        raise InputError(f"mask '{name}' is a tensor, torch.from_numpy(...), or components to ablate; got {kind}")
     if not isinstance(ablated, Tensor) or not ablated.ndim:
         return model.mask(() if ablated is None else ablated)
     mask = ablated.float() if ablated.dtype == torch.bool else ablated

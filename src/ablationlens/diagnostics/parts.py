@@ -64,6 +64,8 @@ def parts_of(registry: Registry, by: By) -> Parts:
                 "by='head' needs a registry of heads alone: al.MaskedModel(adapter, adapter.registry('head'))"
             )
         by = "component"
+    if not isinstance(by, str | Sequence):
+        raise InputError(f"parts are made by one or several of component, {', '.join(known)}; got {by!r}")
     if by == "component":
         shared = ["component"]
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from jaxtyping import Float, Float64
 
 from ablationlens.attribution import path_gradient
 from ablationlens.data import Batch
+from ablationlens.data.checks import is_integer
 from ablationlens.diagnostics.domain_agreement import (
     Kind,
     Products,
@@ -21,6 +22,7 @@ from ablationlens.diagnostics.domain_agreement import (
     ratio,
     usable,
     vectors,
+    with_weights,
 )
 from ablationlens.diagnostics.domain_data import check_data, draws_for
 from ablationlens.errors import InputError
@@ -43,6 +45,8 @@ class Stability(Study):
     them over seeds, with a 95% bootstrap interval over examples (low, high) for the seeds that were drawn, and the
     lowest and highest over seeds, which are few.
     """
+
+    home: ClassVar[str] = "al"
 
     def table(self) -> pd.DataFrame:
         """Agreement of two means over half of the examples, averaged over every way to split them.
@@ -120,8 +124,8 @@ def stability(
     factors = distinct("times", times, "(1, 4)")
     if any(factor < 1 or factor != int(factor) for factor in factors):
         raise InputError(f"times are whole multiples of draws, such as times=(1, 4); got {times!r}")
-    if seeds < 2:
-        raise InputError(f"seeds is how many are compared, at least 2; got {seeds}")
+    if not is_integer(seeds) or seeds < 2:
+        raise InputError(f"seeds is how many are compared, at least 2; got {seeds!r}")
     check_masks([alpha], components, fitting.draws, seed, fewest=1)
     sizes = [int(factor) * fitting.draws for factor in factors]
     used = range(seed, seed + seeds)
@@ -161,6 +165,10 @@ def _quantities(
     weights: Mapping[str, Float[np.ndarray, "example component"]], name: str, kind: str
 ) -> dict[str, dict[str, Float64[np.ndarray, " resample"]]]:
     """Agreements and shares -> by seed or pair of seeds -> [resample], the value first."""
+    has = np.all([with_weights(one) for one in weights.values()], axis=0)
+    if has.sum() < 4:
+        raise InputError(f"{name!r}: only {has.sum()} examples have finite weights, and halves need at least 4")
+    weights = {seed: one[has] for seed, one in weights.items()}
     keep = usable(weights)
     fits = {seed: vectors(one[:, keep], kind) for seed, one in weights.items()}
     examples = len(next(iter(fits.values())))

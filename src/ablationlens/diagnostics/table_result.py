@@ -20,6 +20,8 @@ from ablationlens.errors import StoreError
 from ablationlens.files import load_arrays, save_arrays
 
 VALUES = (*MEASURES, "effect")
+ROUNDING = 1e-5
+"""Changes of a pattern below this are rounding."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,9 +52,8 @@ class AblationTable:
 
         Columns: part, its coordinates, components; kl, reverse_kl, js, top1_changed, log_probability_change,
         rank_change and effect, means over examples, each with its standard error over examples (``kl_se``; NaN with one
-        example); if patterns were read, pattern, the largest change of a head in a layer after the first of the part,
-        and pattern_at, which one: NaN and "" where there is no such layer. Changes in the part's own layer are in
-        `patterns`.
+        example); if patterns were read, pattern, the largest change of a head in the part's first layer or a later one,
+        and pattern_at, which one: NaN and "" where nothing later has a pattern.
         """
         columns: dict[str, Any] = {name: self.parts[name] for name in self.parts.columns}
         for name in VALUES:
@@ -66,10 +67,13 @@ class AblationTable:
         return self.frame
 
     def _largest(self, part: int) -> tuple[float, str]:
-        """The largest change of a later pattern, and of which head."""
+        """The largest change of a pattern that the part can reach, and of which head."""
         assert self.patterns is not None
         layers = self.patterns["layer"].values
-        changes = np.where(layers[:, None] > self.layers[part], self.patterns.values[part], np.nan)
+        own, values = layers[:, None] == self.layers[part], self.patterns.values[part]
+        # what a head finds comes after its pattern, so in its own layer there is nothing; queries and keys are before
+        here = bool((np.nan_to_num(values) * own > ROUNDING).any())
+        changes = np.where((layers[:, None] > self.layers[part]) | (own & here), values, np.nan)
         if np.isnan(changes).all():
             return float("nan"), ""
         layer, head = np.unravel_index(np.nanargmax(changes), changes.shape)

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from ablationlens.diagnostics import AblationTable
 from ablationlens.errors import InputError
-from ablationlens.plots.checks import expect
+from ablationlens.plots.checks import check_top, expect
 from ablationlens.plots.drift import WORDS, check_measure
 from ablationlens.plots.labels import counted, escaped, output_name, shortened
 from ablationlens.plots.theme import LIGHT, NEGATIVE, NEUTRAL, POSITIVE, Theme
@@ -40,7 +40,7 @@ def ablations(table: AblationTable, *, measure: str = "kl", top: int = 25, theme
     """
     expect(table, AblationTable, "al.ablation_table(model, data)")
     check_measure(measure)
-    frame = table.frame
+    top, frame = check_top(top), table.frame
     order = np.argsort(-np.abs(frame[measure].to_numpy(dtype=float)), kind="stable")[:top]
     shown = frame.iloc[order]
     places, names = list(range(len(shown))), [escaped(str(name)) for name in shown["part"]]
@@ -105,7 +105,7 @@ def pattern_change(table: AblationTable, *, top: int = 40, theme: Theme = LIGHT)
     expect(table, AblationTable, "al.ablation_table(model, data)")
     if table.patterns is None:
         raise InputError("this table has no patterns: al.ablation_table(model, data, patterns=True)")
-    values = table.patterns.stack(cell=("layer", "head")).dropna("cell", how="all")
+    top, values = check_top(top), table.patterns.stack(cell=("layer", "head")).dropna("cell", how="all")
     largest = np.nanmax(values.values, axis=1)
     chosen = np.sort(np.argsort(-largest, kind="stable")[:top])
     grid = values.values[chosen]

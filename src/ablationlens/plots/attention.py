@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from ablationlens.errors import InputError
 from ablationlens.extras import optional
-from ablationlens.plots.checks import expect
+from ablationlens.plots.checks import expect, place_of
 from ablationlens.plots.labels import counted, escaped
 from ablationlens.plots.theme import LIGHT, Theme
 
@@ -218,10 +218,8 @@ def _chosen(
             words.append(f"L{int(found[name])}" if name == "layer" else f"head {int(found[name])}")
     if "example" in found.dims:
         names = [str(name) for name in found["example"].values]
-        place = names.index(example) if isinstance(example, str) and example in names else example
-        if isinstance(place, str) or not -len(names) <= int(place) < len(names):
-            raise InputError(f"no example {example!r}: there are {len(names)}, 0 to {len(names) - 1}")
-        found = found.isel(example=int(place))
+        place = place_of(example, names, "example")
+        found = found.isel(example=place)
         words.append(f"in “{escaped(str(found['example'].item()))}”")
     elif "query_token" not in found.coords:
         if bool(np.isnan(found.values).any()):

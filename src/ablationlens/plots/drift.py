@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from ablationlens.diagnostics import Drift
 from ablationlens.errors import InputError
-from ablationlens.plots.checks import expect
+from ablationlens.plots.checks import check_top, expect, place_of
 from ablationlens.plots.labels import counted, escaped, percent, shortened
 from ablationlens.plots.theme import LIGHT, POSITIVE, Theme
 
@@ -38,7 +38,7 @@ def drift(result: Drift, *, measure: str = "kl", top: int = 25, theme: Theme = L
     """
     expect(result, Drift, "al.drift(model, data, masks)")
     check_measure(measure)
-    table = result.table()
+    top, table = check_top(top), result.table()
     order = np.argsort(-np.abs(table[measure].to_numpy(dtype=float)), kind="stable")[:top]
     shown = table.iloc[order]
     names = [escaped(shortened(str(name))) for name in shown["mask"]]
@@ -95,12 +95,10 @@ def drift_positions(
     expect(result, Drift, "al.drift(model, data, masks)")
     check_measure(measure)
     names = [str(name) for name in result.values["mask"].values]
-    place = names.index(mask) if isinstance(mask, str) and mask in names else mask
-    if isinstance(place, str) or not -len(names) <= int(place) < len(names):
-        raise InputError(f"no mask {mask!r}: the masks are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
-    values = result.values[measure].values[int(place)].astype(float)
+    place = place_of(mask, names, "mask")
+    values = result.values[measure].values[place].astype(float)
     tokens, before = (result.values[name].values for name in ("token", "before"))
-    after = result.values["after"].values[int(place)]
+    after = result.values["after"].values[place]
     texts = [[escaped(text) for text in result.texts(ids.ravel())] for ids in (tokens, before, after)]
     lines = [f"after {token}: {first} → {then}" for token, first, then in zip(*texts, strict=True)]
     hover = np.array(lines, dtype=object).reshape(values.shape)
@@ -124,7 +122,7 @@ def drift_positions(
         {axis: {"cmin": -largest if signed else 0.0, "cmax": largest, "colorbar": bar}},
         template=theme.template,
         title={
-            "text": f"Where predictions drift: {escaped(names[int(place)])}",
+            "text": f"Where predictions drift: {escaped(names[place])}",
             "subtitle": {"text": f"{WORDS[measure]}. Empty: padding{', or no right class' if signed else ''}."},
         },
         xaxis={"title": {"text": "position"}, "showgrid": False, "zeroline": False},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 
@@ -28,6 +28,7 @@ class Study:
     frame: pd.DataFrame
     summary: pd.DataFrame
     provenance: dict[str, Any] = field(default_factory=dict)
+    home: ClassVar[str] = "al.studies"
 
     def __repr__(self) -> str:
         return self.summary.to_string(index=False, float_format="{:.3f}".format)
@@ -58,5 +59,11 @@ class Study:
         except (KeyError, TypeError) as error:
             raise StoreError(f"{path} does not hold a study ({error})") from error
         if held != cls.__name__:
-            raise StoreError(f"{path} holds another study: al.studies.{held}.load({str(path)!r})")
+            raise StoreError(f"{path} holds another study: {_called(held)}.load({str(path)!r})")
         return found
+
+
+def _called(name: str) -> str:
+    """What a user calls the study of this name."""
+    known = {one.__name__: one.home for one in Study.__subclasses__()}
+    return f"{known.get(name, Study.home)}.{name}"
