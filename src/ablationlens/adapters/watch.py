@@ -30,9 +30,10 @@ class Watch:
     """
 
     def __init__(self, taps: Iterable[Watched] = ()) -> None:
-        if isinstance(taps, Tap | Pattern | str) or not all(isinstance(tap, Tap | Pattern) for tap in taps):
-            raise InputError(f"taps are several al.Tap or al.Pattern, (al.Tap(1, 'mlp.out', 'out'),); got {taps!r}")
-        self.taps: tuple[Watched, ...] = tuple(dict.fromkeys(taps))
+        given = taps if isinstance(taps, Tap | Pattern | str) else tuple(taps)
+        if not isinstance(given, tuple) or not all(isinstance(tap, Tap | Pattern) for tap in given):
+            raise InputError(f"taps are several al.Tap or al.Pattern, (al.Tap(1, 'mlp.out', 'out'),); got {given!r}")
+        self.taps: tuple[Watched, ...] = tuple(dict.fromkeys(given))
         self.seen: dict[Watched, Tensor] = {}
         self.advice: dict[Watched, str] = {}
         self.running = False
