@@ -141,14 +141,14 @@ def test_inputs_are_packed_once_for_each_shape_of_pass(model: al.MaskedModel, sm
     sweep = sweep_of(model, data, 11, rows=9)
     sweep.outputs(0, 11)
     kept = dict(sweep.bound.packed)
-    assert set(kept) == {(3, range(3)), (2, range(3))}  # the last pass is shorter
+    assert set(kept) == {(3, range(3), 0), (2, range(3), 0)}  # the last pass is shorter
     sweep.outputs(0, 11)
     assert all(sweep.bound.packed[key] is packed for key, packed in kept.items())
-    batch, _, reference = kept[3, range(3)]
+    batch, _, reference = kept[3, range(3), 0]
     assert torch.equal(batch.inputs["input"], data.inputs["input"].repeat(3, 1))
     assert reference is None
     again = sweep_of(model, data, 11, rows=9)  # another sweep over the same data finds them
-    assert again.bound.packed[3, range(3)] is kept[3, range(3)]
+    assert again.bound.packed[3, range(3), 0] is kept[3, range(3), 0]
 
 
 def test_few_shapes_are_kept(model: al.MaskedModel, small: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_the_reference_of_every_row_is_packed_along(small: Host) -> None:
     sweep.outputs(0, 6)
     clean = small.adapter.run(data)
     assert len(sweep.bound.packed) == 2
-    for (draws, rows), (_, _, reference) in sweep.bound.packed.items():
+    for (draws, rows, _), (_, _, reference) in sweep.bound.packed.items():
         assert reference is not None
         assert torch.equal(reference, clean[list(rows)].repeat(draws, 1))
 

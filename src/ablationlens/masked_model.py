@@ -19,6 +19,7 @@ from ablationlens.adapters.state import autocast, version
 from ablationlens.adapters.watch import Watch
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
+from ablationlens.masks.base import Base
 from ablationlens.masks.designs import Design
 from ablationlens.outputs import Margin, Output, as_output
 from ablationlens.packing import choose
@@ -42,6 +43,7 @@ class MaskedModel:
         registry: its components; column j of every mask is ``registry[j]``.
         ablation: what an ablated component holds instead.
         output: what is measured: an `Output`, or any function of logits (and batch) that gives one number a row.
+        base: gates that kept components get in place of 1: a mode of `al.spd`. A mask is multiplied by them.
 
     Raises:
         AdapterError: if a component's site never fires, or fires more than once, in a forward pass.
@@ -54,35 +56,43 @@ class MaskedModel:
         registry: Registry,
         ablation: Ablation | None = None,
         output: Output | Callable[..., Tensor] | None = None,
+        base: Base | None = None,
     ) -> None:
-        _check_types(adapter, registry, ablation)
+        _check_types(adapter, registry, ablation, base)
         if not len(registry):
             raise InputError("the registry is empty: choose components, for example adapter.registry('head')")
         self.adapter = adapter
         self.registry = registry
         self.ablation = Zero() if ablation is None else ablation
         self.output = as_output(Margin() if output is None else output)
+        self.base = base
         self.plan = Plan(adapter, registry)
         self._bound: OrderedDict[tuple[int, str | None, int, int], tuple[Batch, Bound]] = OrderedDict()
 
     def __repr__(self) -> str:
-        return f"MaskedModel({self.adapter!r}, {len(self.registry):,} components, {self.ablation!r}, {self.output!r})"
+        parts = [repr(self.adapter), f"{len(self.registry):,} components", repr(self.ablation), repr(self.output)]
+        return f"MaskedModel({', '.join(parts if self.base is None else [*parts, repr(self.base)])})"
 
     def having(
-        self, *, ablation: Ablation | None = None, output: Output | Callable[..., Tensor] | None = None
+        self,
+        *,
+        ablation: Ablation | None = None,
+        output: Output | Callable[..., Tensor] | None = None,
+        base: Base | None = None,
     ) -> MaskedModel:
-        """The same model and components with another ablation or output; what is not given stays."""
+        """The same model and components with another ablation, output or base; what is not given stays."""
         return MaskedModel(
             self.adapter,
             self.registry,
             self.ablation if ablation is None else ablation,
             self.output if output is None else output,
+            self.base if base is None else base,
         )
 
     # -- one forward pass -----------------------------------------------------------------------------------------
 
     def __call__(self, mask: Tensor, data: Batch) -> Float[Tensor, " batch"]:
-        """Output of each example under its own mask, differentiable in the mask.
+        """Output of each example under its own mask, differentiable in the mask; a mean over the samples of a base.
 
         Args:
             mask: [batch, component], [batch, position, component] or [1, component], from 0 (ablated) to 1 (kept);
@@ -94,13 +104,24 @@ class MaskedModel:
         """
         self.check_mask(mask, data)
         bound = self.bind(data)
-        return self.evaluate(mask.to(self.adapter.device), bound.data, bound.stand_ins, self.reference(bound))
+        here, reference = mask.to(self.adapter.device), self.reference(bound)
+        found = [self.evaluate(here, bound.data, bound.under(s), reference) for s in range(bound.samples)]
+        return found[0] if len(found) == 1 else torch.stack(found).mean(0)
 
     def logits(self, mask: Tensor, data: Batch) -> Tensor:
-        """Logits of each example under its own mask: [batch, position, vocab] or [batch, class]."""
+        """Logits of each example under its own mask: [batch, position, vocab] or [batch, class].
+
+        Raises:
+            InputError: if the mask does not fit, or a base has several samples, whose logits have no meaningful mean.
+        """
         self.check_mask(mask, data)
         bound = self.bind(data)
-        return self.adapter.run(bound.data, self.plan.edits(mask.to(self.adapter.device), bound.stand_ins))
+        if bound.samples > 1:
+            raise InputError(
+                f"the base has {bound.samples} samples of gates, each with logits of its own: ask for one, for example "
+                "model.having(base=Stochastic(decomposition, n_samples=1))"
+            )
+        return self.adapter.run(bound.data, self.plan.edits(mask.to(self.adapter.device), bound.under(0)))
 
     def evaluate(self, mask: Tensor, data: Batch, stand_ins: StandIns, reference: Tensor | None) -> Tensor:
         """One forward pass, nothing checked: rows of mask, data, stand-ins and reference belong together."""
@@ -135,11 +156,24 @@ class MaskedModel:
         self.adapter.check_data(here)
         with torch.inference_mode(False), torch.no_grad():  # what is kept must be of use to autograd later
             replacements = self.ablation.bind(self.plan, here)
-            bound = Bound(here, replacements, self.plan.stand_ins(replacements))
+            bound = Bound(here, replacements, self.plan.stand_ins(replacements), self._gates(here))
         self._bound[key] = (data, bound)  # holding the batch keeps its id its own
         if len(self._bound) > BOUND_BATCHES:
             self._bound.popitem(last=False)
         return bound
+
+    def _gates(self, data: Batch) -> Tensor | None:
+        """The gates of the base, checked."""
+        if self.base is None:
+            return None
+        gates = self.base.gates(self.adapter, self.registry, data)
+        rows = (self.base.samples, len(data), *((data.length,) if gates.ndim == 4 and self.plan.positional else ()))
+        if tuple(gates.shape) != (*rows, len(self.registry)) or not bool(((gates >= 0) & (gates <= 1)).all()):
+            raise InputError(
+                f"the gates of a base are {[*rows, len(self.registry)]} numbers from 0 to 1; {self.base!r} gives "
+                f"{list(gates.shape)}, {float(gates.min()):.4g} to {float(gates.max()):.4g}"
+            )
+        return gates.detach().to(self.adapter.device, torch.float32)
 
     def _version(self, data: Batch) -> int:
         """Grows when weights or data are changed in place, after which what was bound is out of date."""
@@ -328,12 +362,13 @@ class MaskedModel:
         return GivenMasks(masks.detach())
 
     def describe(self) -> dict[str, Any]:
-        """Model, registry, ablation and output, JSON-able: what a store compares before it resumes."""
+        """Model, registry, ablation, output and base, JSON-able: what a store compares before it resumes."""
         return {
             "model": self.adapter.describe(),
             "registry": {"components": len(self.registry), "fingerprint": self.registry.fingerprint},
             "ablation": self.ablation.describe(),
             "output": self.output.describe(),
+            **({} if self.base is None else {"base": self.base.describe()}),
         }
 
 
@@ -344,8 +379,8 @@ def _listed(value: Any) -> list[Any]:
     return list(value)
 
 
-def _check_types(adapter: Any, registry: Any, ablation: Any) -> None:
-    """Refuse what is easily mistaken for an adapter, a registry or an ablation."""
+def _check_types(adapter: Any, registry: Any, ablation: Any, base: Any) -> None:
+    """Refuse what is easily mistaken for an adapter, a registry, an ablation or a base."""
     if not isinstance(adapter, Adapter):
         raise InputError(f"expected an adapter, al.adapt(model); got {type(adapter).__name__}")
     if not isinstance(registry, Registry):
@@ -353,6 +388,8 @@ def _check_types(adapter: Any, registry: Any, ablation: Any) -> None:
     if ablation is not None and not isinstance(ablation, Ablation):
         came = f"the class {ablation.__name__}" if isinstance(ablation, type) else repr(ablation)
         raise InputError(f"an ablation is an instance such as al.Zero() or al.Mean(data); got {came}")
+    if base is not None and not isinstance(base, Base):
+        raise InputError(f"a base is a mode such as al.spd.Deterministic(decomposition); got {base!r}")
 
 
 def check_call(model: Any, data: Any) -> None:
@@ -367,6 +404,19 @@ def check_call(model: Any, data: Any) -> None:
             f"{type(model).__name__}"
         )
     _check_data(data)
+
+
+def check_no_base(model: MaskedModel, method: str) -> None:
+    """Refuse a base, in a method that would not see it.
+
+    Raises:
+        InputError: with the line to type instead.
+    """
+    if model.base is not None:
+        raise InputError(
+            f"{method} takes a model without a base, whose gates it would leave out: "
+            "al.MaskedModel(model.adapter, model.registry, model.ablation, model.output)"
+        )
 
 
 def _check_data(data: Any) -> None:

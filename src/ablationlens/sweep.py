@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -75,8 +75,19 @@ class Bound:
     data: Batch
     replacements: Replacements
     stand_ins: StandIns
+    base: Tensor | None = None
+    """Gates of what is kept, [sample, example, component] or [sample, example, position, component]."""
     reference: Tensor | None = None
-    packed: dict[tuple[int, range], tuple[Batch, StandIns, Tensor | None]] = field(default_factory=dict)
+    packed: dict[tuple[int, range, int], tuple[Batch, StandIns, Tensor | None]] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        """How many sets of gates a base has."""
+        return 1 if self.base is None else len(self.base)
+
+    def under(self, sample: int) -> StandIns:
+        """What stands in, with the gates of one sample."""
+        return self.stand_ins if self.base is None else replace(self.stand_ins, base=self.base[sample])
 
 
 @runtime_checkable
@@ -162,11 +173,13 @@ class Sweep:
         seconds = None
         if self.packing.passes(draws, self.examples) >= ESTIMATE_FROM and log.isEnabledFor(logging.INFO):
             seconds = self._time_one_pass()  # may find that a pass does not fit, so the passes are counted after it
-        passes = self.packing.passes(draws, self.examples)
-        rows = draws * self.examples
+        samples = self.bound.samples
+        passes = self.packing.passes(draws, self.examples) * samples
+        rows = draws * self.examples * samples
         length = "" if self.bound.data.length is None else f" of {self.bound.data.length} positions"
         message = (
-            f"{what}: {draws:,} masks x {self.examples:,} examples = {rows:,} forward rows{length}, "
+            f"{what}: {draws:,} masks x {self.examples:,} examples{f' x {samples} samples' if samples > 1 else ''} "
+            f"= {rows:,} forward rows{length}, "
             f"in {passes:,} passes of {min(self.packing.rows, rows)}"
         )
         if seconds is not None:
@@ -189,7 +202,10 @@ class Sweep:
             yield first, min(first + self.packing.draws, stop)
 
     def outputs(self, start: int, stop: int, *, limit: int | None = None) -> Float[Tensor, "draw example"]:
-        """Outputs of the draws from `start` to `stop`; a pass that does not fit into memory is halved."""
+        """Outputs of the draws from `start` to `stop`, means over the samples of a base.
+
+        A pass that does not fit into memory is halved.
+        """
         while True:
             try:
                 return self._outputs(start, stop, limit)
@@ -197,16 +213,17 @@ class Sweep:
                 self._halve(error)
 
     def _outputs(self, start: int, stop: int, limit: int | None) -> Tensor:
-        out = torch.empty(stop - start, self.examples)
+        out = torch.empty(self.bound.samples, stop - start, self.examples)
         output = self.model.output
+        for sample in range(self.bound.samples):
 
-        def keep(one: Pass) -> None:
-            values = output.score(one.logits, one.batch, one.reference, one.seen)
-            own = slice(one.draws.start - start, one.draws.stop - start)
-            out[own, one.examples.start : one.examples.stop] = one.by_draw(values).to("cpu", torch.float32)
+            def keep(one: Pass, into: Tensor = out[sample]) -> None:
+                values = output.score(one.logits, one.batch, one.reference, one.seen)
+                own = slice(one.draws.start - start, one.draws.stop - start)
+                into[own, one.examples.start : one.examples.stop] = one.by_draw(values).to("cpu", torch.float32)
 
-        self._visit(start, stop, keep, output.taps, limit)
-        return out
+            self._visit(start, stop, keep, output.taps, limit, sample)
+        return out[0] if len(out) == 1 else out.mean(0)
 
     def visit(self, start: int, stop: int, call: Callable[[Pass], None], taps: Iterable[Watched] = ()) -> None:
         """Call `call` with each forward pass of the draws from `start` to `stop`.
@@ -214,20 +231,34 @@ class Sweep:
         Where a pass does not fit into memory all of these draws are run again in smaller ones, so what `call` keeps has
         to be overwritten by that, and not added to.
 
+        Raises:
+            InputError: if kept components have several samples of gates, of which a pass can only show one.
+
         Args:
             start: first draw.
             stop: one after the last.
             call: takes what it wants of a pass, which nothing else keeps.
             taps: what is to be seen beside the logits.
         """
+        if self.bound.samples > 1:
+            raise InputError(
+                f"this looks at one forward pass for each mask, and the base has {self.bound.samples} samples of "
+                "gates: give it one, for example Stochastic(decomposition, n_samples=1)"
+            )
         while True:
             try:
-                return self._visit(start, stop, call, taps, None)
+                return self._visit(start, stop, call, taps, None, 0)
             except RuntimeError as error:
                 self._halve(error)
 
     def _visit(
-        self, start: int, stop: int, call: Callable[[Pass], None], taps: Iterable[Watched], limit: int | None
+        self,
+        start: int,
+        stop: int,
+        call: Callable[[Pass], None],
+        taps: Iterable[Watched],
+        limit: int | None,
+        sample: int,
     ) -> None:
         watch = Watch(taps)
         with torch.no_grad(), self.model.session(watch) as run:
@@ -235,7 +266,7 @@ class Sweep:
                 if limit is not None and number >= limit:
                     break
                 mask = self._of_rows(self._masks(draws), rows)
-                batch, stand_ins, reference = self._packed(len(draws), rows)
+                batch, stand_ins, reference = self._packed(len(draws), rows, sample)
                 logits = run(mask, batch, stand_ins)
                 call(Pass(draws, rows, batch, logits, reference, watch.seen))
                 watch.seen.clear()
@@ -257,17 +288,27 @@ class Sweep:
         for draws, rows in self.packing.spans(start, stop, self.examples):
             own = slice(draws.start - start, draws.stop - start)
             with torch.inference_mode(False), torch.enable_grad():  # whatever the user's mode is
-                mask = self._of_rows(masks[own], rows).detach().requires_grad_()
-                values = self.model.evaluate(mask, *self._packed(len(draws), rows))
-                if not values.requires_grad:
-                    raise InputError(
-                        "the output has no gradient in the mask: leave out .detach(), .item() and argmax, or use sweep"
-                    )
-                (gradient,) = torch.autograd.grad(values.sum(), mask)
+                mask = self._of_rows(masks[own], rows).detach()
+                values, gradient = self._with_gradient(mask, len(draws), rows)
             shape = (len(draws), len(rows))
-            outputs[own, rows.start : rows.stop] = values.detach().view(shape).to("cpu", torch.float32)
+            outputs[own, rows.start : rows.stop] = values.view(shape).to("cpu", torch.float32)
             gradients[own, rows.start : rows.stop] = gradient.unflatten(0, shape).cpu()
         return masks.cpu(), outputs, gradients
+
+    def _with_gradient(self, mask: Tensor, draws: int, rows: range) -> tuple[Tensor, Tensor]:
+        """Outputs and mask gradients of one pass, means over the samples of a base."""
+        found: list[tuple[Tensor, Tensor]] = []
+        for sample in range(self.bound.samples):
+            own = mask.clone().requires_grad_()
+            values = self.model.evaluate(own, *self._packed(draws, rows, sample))
+            if not values.requires_grad:
+                raise InputError(
+                    "the output has no gradient in the mask: leave out .detach(), .item() and argmax, or use sweep"
+                )
+            found.append((values.detach(), torch.autograd.grad(values.sum(), own)[0]))
+        if len(found) == 1:
+            return found[0]
+        return torch.stack([values for values, _ in found]).mean(0), torch.stack([one for _, one in found]).mean(0)
 
     @property
     def _by_example(self) -> bool:
@@ -284,18 +325,21 @@ class Sweep:
         tensor = masks if isinstance(masks, Tensor) else torch.from_numpy(np.ascontiguousarray(masks))
         return tensor.to(self.model.adapter.device, torch.float32)
 
-    def _packed(self, draws: int, rows: range) -> tuple[Batch, StandIns, Tensor | None]:
+    def _packed(self, draws: int, rows: range, sample: int) -> tuple[Batch, StandIns, Tensor | None]:
         """Inputs and replacements of a pass; the same for all passes of one shape, so kept."""
-        key = (draws, rows)
+        key = (draws, rows, sample)
         if key not in self.bound.packed:
             reference = self.model.reference(self.bound)
             if len(self.bound.packed) >= PACKED_SHAPES:  # many chunks of examples: do not keep a copy of every one
                 self.bound.packed.clear()
             with torch.inference_mode(False), torch.no_grad():  # what is kept must be of use to autograd later
                 index = torch.arange(rows.start, rows.stop, device=self.model.adapter.device).repeat(draws)
+                stand_ins = self.model.plan.stand_ins(self.bound.replacements.take(index))
+                if self.bound.base is not None:
+                    stand_ins = replace(stand_ins, base=self.bound.base[sample].index_select(0, index))
                 self.bound.packed[key] = (
                     self.bound.data.take(index),
-                    self.model.plan.stand_ins(self.bound.replacements.take(index)),
+                    stand_ins,
                     None if reference is None else reference[index],
                 )
         return self.bound.packed[key]

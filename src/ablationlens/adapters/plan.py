@@ -58,6 +58,8 @@ class StandIns:
     steps: tuple[tuple[Tensor, Tensor | None], ...]
     strength: float
     """See `Replacements`."""
+    base: Tensor | None = None
+    """Gates of what is kept, of the same rows, [batch, component] or [batch, position, component]; None: all are 1."""
 
 
 class Plan:
@@ -311,7 +313,7 @@ class Plan:
             mask: [batch, component] or [batch, position, component], on the model's device.
             stand_ins: of the same rows as the mask, or without a batch axis.
         """
-        off = 1 - mask
+        off = 1 - (mask if stand_ins.base is None else _based(mask, stand_ins.base))
         if stand_ins.strength != 1.0:
             off = off * stand_ins.strength
         by_token = off[:, None] if off.ndim == 2 else None
@@ -347,6 +349,11 @@ class Plan:
                 edit = LowRank(step.V, step.U, own, rest, read, written, step.write.features)
                 placed.append(Placed(edit, step.write, step.read))
         return placed
+
+
+def _based(mask: Tensor, base: Tensor) -> Tensor:
+    """Gates of a mask whose kept components have those of a base."""
+    return (mask[:, None] if base.ndim > mask.ndim else mask) * base
 
 
 def _block(part: Part) -> int | None:

@@ -28,7 +28,7 @@ from ablationlens.attribution.mask_gradient import check_steps
 from ablationlens.attribution.with_captum import captum_attr, run_provenance
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
-from ablationlens.masked_model import MaskedModel, check_call
+from ablationlens.masked_model import MaskedModel, check_call, check_no_base
 from ablationlens.packing import Packing, choose, of_rows
 from ablationlens.progress import announce, bar
 from ablationlens.registry import Part
@@ -135,6 +135,7 @@ def _attribute(
     show_bar: bool | None,
 ) -> Attribution:
     check_call(model, data)
+    check_no_base(model, f"al.{method.replace(' ', '_')}")
     check_steps(steps)
     activations = activations_of(model)
     algorithm = getattr(captum_attr(), captums)

@@ -20,7 +20,7 @@ from ablationlens.data import Batch
 from ablationlens.errors import InputError
 from ablationlens.kinds import sites_of
 from ablationlens.layout import split_stack
-from ablationlens.masked_model import MaskedModel, check_call
+from ablationlens.masked_model import MaskedModel, check_call, check_no_base
 from ablationlens.masks.designs import Design
 from ablationlens.progress import bar
 from ablationlens.registry import Registry
@@ -54,6 +54,7 @@ def direct_effect(
         InputError: if a component does not write into the residual stream by itself, or the ablation is a scaling.
     """
     check_call(model, data)
+    check_no_base(model, "al.direct_effect")
     for part in model.registry.parts:
         if split_stack(part.site.write.module)[1] not in WRITERS or part.site.write.side != "in":
             raise InputError(

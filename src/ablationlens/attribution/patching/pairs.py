@@ -14,7 +14,7 @@ from ablationlens.ablations import Counterfactual, Zero
 from ablationlens.ablations.base import check_batch
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
-from ablationlens.masked_model import MaskedModel, check_call
+from ablationlens.masked_model import MaskedModel, check_call, check_no_base
 from ablationlens.provenance import packages
 from ablationlens.results import Attribution, AttributionByPosition, attribution, attribution_by_position
 from ablationlens.sweep import GivenMasks, MaskSource, Sweep
@@ -135,6 +135,7 @@ def paired(model: MaskedModel, clean: Batch, corrupt: Batch, direction: str) -> 
         raise InputError(f'direction is "denoising" or "noising"; got {direction!r}')
     _check_pair(clean, corrupt)
     check_call(model, clean)
+    check_no_base(model, "patching")
     corrupt = clean.like(corrupt.inputs)
     checked: Direction = "denoising" if direction == "denoising" else "noising"
     other = clean if checked == "denoising" else corrupt
