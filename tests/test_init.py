@@ -115,6 +115,7 @@ PUBLIC = [
     "plots",
     "report",
     "shapley",
+    "spd",
     "stability",
     "studies",
     "zoo",

@@ -94,12 +94,18 @@ from ablationlens.sites import Tap as Tap
 
 if TYPE_CHECKING:
     from ablationlens import plots as plots
+    from ablationlens import spd as spd
     from ablationlens import zoo as zoo
     from ablationlens.evaluate import studies as studies
 
 __version__ = "0.1.0"
 
-_LAZY = {"plots": "ablationlens.plots", "studies": "ablationlens.evaluate.studies", "zoo": "ablationlens.zoo"}
+_LAZY = {
+    "plots": "ablationlens.plots",
+    "spd": "ablationlens.spd",
+    "studies": "ablationlens.evaluate.studies",
+    "zoo": "ablationlens.zoo",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,254 @@
+"""Decomposition: the weight matrices of a model as sums of rank-one components, and how important each is where."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ablationlens.adapters.base import Adapter
+from ablationlens.adapters.watch import Watch
+from ablationlens.data import Batch
+from ablationlens.errors import InputError, UnknownNameError
+from ablationlens.packing import choose
+from ablationlens.registry import Registry
+from ablationlens.sites import RankOne, Tap
+from ablationlens.spd.functions import ImportanceFunction
+from ablationlens.spd.sigmoids import sigmoid as sigmoid_of
+
+Where: TypeAlias = tuple[int, str]
+"""Layer and logical module, such as ``(1, "attn.q")``."""
+
+
+class Part(nn.Module):
+    """The components of one module: W = (V U)^T and a remainder.
+
+    Attributes:
+        V: [in, C], what each component reads.
+        U: [C, out], what it writes.
+        function: how important each is for an input; None: all are, everywhere.
+    """
+
+    def __init__(
+        self, V: Float[Tensor, "in C"], U: Float[Tensor, "C out"], function: ImportanceFunction | None = None
+    ) -> None:
+        super().__init__()
+        RankOne(V, U)  # checks the shapes
+        self.V, self.U = nn.Parameter(V.detach().clone()), nn.Parameter(U.detach().clone())
+        self.function = function
+
+    @property
+    def components(self) -> int:
+        """How many there are, the remainder not counted."""
+        return self.V.shape[1]
+
+    @property
+    def weight(self) -> Float[Tensor, "out in"]:
+        """The sum of the components, without the remainder."""
+        return (self.V @ self.U).T
+
+    def codes(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows C"]:
+        """What each component reads of an input."""
+        return x.to(self.V.dtype) @ self.V
+
+    def importance(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows C"]:
+        """What the importance function gives for an input, before the sigmoid; 1 where there is none."""
+        if self.function is None:
+            return self.V.new_ones(*x.shape[:-1], self.components)
+        return self.function(self.codes(x) if self.function.reads_codes else x.to(self.V.dtype))
+
+
+@dataclass(frozen=True)
+class Importances:
+    """Causal importances of one module.
+
+    Attributes:
+        lower: from 0 to 1, for masks.
+        upper: for the importance loss: those of leaky sigmoids exceed 1.
+    """
+
+    lower: Float[Tensor, "*rows C"]
+    upper: Float[Tensor, "*rows C"]
+
+
+class Decomposition(nn.Module):
+    """Rank-one components of some weight matrices of a model, as stochastic parameter decomposition finds them.
+
+    Component c of a module is the matrix ``outer(U[c], V[:, c])``; what the components leave of the weight, the
+    remainder ``W - (V U)^T``, is one more component of each module. Importances depend on the module's input, at each
+    position of each example (arXiv 2506.20790).
+
+    Args:
+        parts: (layer, logical module) -> its components.
+        sigmoid: what makes an importance function's output into importances: see `sigmoids.SIGMOIDS`.
+        provenance: where it comes from, JSON-able.
+
+    Raises:
+        InputError: if there are no parts.
+        UnknownNameError: if there is no such sigmoid.
+    """
+
+    def __init__(
+        self, parts: Mapping[Where, Part], *, sigmoid: str = "leaky_hard", provenance: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        if not parts:
+            raise InputError(
+                'a decomposition has the components of some modules: {(0, "attn.q"): Part(V, U)}; got none'
+            )
+        self.places: tuple[Where, ...] = tuple(parts)
+        self._parts = nn.ModuleList(parts.values())
+        self.sigmoid = sigmoid
+        self._squash = sigmoid_of(sigmoid)
+        self.provenance = dict(provenance or {})
+
+    def __repr__(self) -> str:
+        count = sum(part.components for _, part in self.items())
+        return f"Decomposition({len(self.places)} modules, {count:,} components and {len(self.places)} remainders)"
+
+    def __getitem__(self, where: Where) -> Part:
+        if where not in self.places:
+            names = ", ".join(name_of(place) for place in self.places)
+            raise UnknownNameError(f"this decomposition has no {where!r}: it has {names}")
+        return self._parts[self.places.index(where)]  # type: ignore[return-value]
+
+    def items(self) -> Iterator[tuple[Where, Part]]:
+        """Each module with its components."""
+        yield from zip(self.places, self._parts, strict=True)  # type: ignore[misc]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over components, importance functions and the sigmoid."""
+        digest = hashlib.sha256(f"{self.places} {self.sigmoid}".encode())
+        for name, tensor in self.state_dict().items():
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """Losses and L0 of its training, a row for each step that was noted; empty if it was not trained here."""
+        return pd.DataFrame(self.provenance.get("history", []))
+
+    # -- on a model -----------------------------------------------------------------------------------------------
+
+    def registry(self, adapter: Adapter) -> Registry:
+        """The components of all modules, each module's remainder last, on any host of the model.
+
+        Raises:
+            InputError: if the model has no such modules, or of other shapes.
+        """
+        return adapter.registry("rank_one", factors={where: (part.V, part.U) for where, part in self.items()})
+
+    def weights(self, adapter: Adapter) -> dict[Where, Float[Tensor, "out in"]]:
+        """The model's own weights of the decomposed modules.
+
+        Raises:
+            InputError: if a module is missing, or has another shape.
+        """
+        found: dict[Where, Tensor] = {}
+        for where, part in self.items():
+            weight = adapter.weight(*where).detach()
+            if weight.shape != (part.U.shape[1], part.V.shape[0]):
+                raise InputError(
+                    f"{name_of(where)} is a {weight.shape[0]} x {weight.shape[1]} matrix, and its components are "
+                    f"{part.U.shape[1]} x {part.V.shape[0]}: this decomposition is of another model"
+                )
+            found[where] = weight
+        return found
+
+    def reconstruction(self, adapter: Adapter) -> pd.DataFrame:
+        """How well the components, without the remainders, give the weights back: a row for each module.
+
+        Columns: layer, module, components; error, the mean square of the remainder's entries; relative, the remainder's
+        Frobenius norm over that of the weight.
+        """
+        rows: list[dict[str, Any]] = []
+        with torch.no_grad():
+            for where, weight in self.weights(adapter).items():
+                part = self[where]
+                remainder = weight.to(part.V) - part.weight
+                rows.append(
+                    {
+                        "layer": where[0],
+                        "module": where[1],
+                        "components": part.components,
+                        "error": float(remainder.square().mean()),
+                        "relative": float(remainder.norm() / weight.norm().clamp(min=1e-30)),
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    # -- importances ----------------------------------------------------------------------------------------------
+
+    def squashed(self, raw: Float[Tensor, "*rows C"]) -> Importances:
+        """Importances from what an importance function gives."""
+        return Importances(self._squash.lower(raw), self._squash.upper(raw))
+
+    def importances_of(self, inputs: Mapping[Where, Tensor]) -> dict[Where, Importances]:
+        """Importances for inputs of the modules, [*rows, in] each; differentiable."""
+        return {where: self.squashed(part.importance(inputs[where])) for where, part in self.items()}
+
+    def importances(
+        self, adapter: Adapter, data: Batch, *, rows: int | None = None
+    ) -> dict[Where, Float[Tensor, "example *position C"]]:
+        """Causal importances on the unmodified model, from 0 to 1.
+
+        Importance functions read one position at a time, but that input depends on what came before it.
+
+        Args:
+            adapter: the model.
+            data: the examples.
+            rows: examples of one forward pass; chosen if not given.
+
+        Returns:
+            For each module [example, position, component] (without positions where the model has none), float32 on the
+            CPU; 0 at padding.
+
+        Raises:
+            InputError: if the data or the model does not fit.
+        """
+        self.weights(adapter)
+        adapter.check_data(data)
+        size = rows or choose(len(data), data.length, adapter.device, adapter.vocabulary).examples
+        here, taps = data.to(adapter.device), read_taps(self, adapter)
+        chunks: dict[Where, list[Tensor]] = {where: [] for where in self.places}
+        watch = Watch(taps.values())
+        with torch.no_grad(), adapter.session(watch) as run:
+            for index in torch.arange(len(data), device=adapter.device).split(size):
+                batch = here.take(index)
+                run(batch)
+                for where, found in self.importances_of({at: watch.seen[tap] for at, tap in taps.items()}).items():
+                    lower = _checked(found.lower, where)
+                    if batch.attended is not None and lower.ndim == 3:
+                        lower = lower * batch.attended[..., None]
+                    chunks[where].append(lower.float().cpu())
+        return {where: torch.cat(chunk) for where, chunk in chunks.items()}
+
+
+def read_taps(decomposition: Decomposition, adapter: Adapter) -> dict[Where, Tap]:
+    """Where the input of each module shows: its own, or that of the fused matrix that it is a part of."""
+    taps: dict[Where, Tap] = {}
+    for layer, module in decomposition.places:
+        own = Tap(layer, module, "in")
+        found = adapter.layout.module(layer, module)
+        taps[layer, module] = own if adapter.has(own) else Tap(layer, found.part_of or module, "in")
+    return taps
+
+
+def name_of(where: Where) -> str:
+    """Name of a module, as components have it."""
+    return f"L{where[0]}.{where[1]}"
+
+
+def _checked(lower: Tensor, where: Where) -> Tensor:
+    """Refuse importances that cannot be masks: a smooth sigmoid leaves [0, 1] a little, which is clamped."""
+    if not bool(torch.isfinite(lower).all()):
+        raise InputError(f"importances of {name_of(where)} are not finite: its importance function is damaged")
+    return lower.clamp(0, 1)

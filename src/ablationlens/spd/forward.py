@@ -1,0 +1,115 @@
+"""Forward passes of a model whose decomposed modules run on gated components, differentiable in gates and factors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ablationlens.adapters.base import Adapter, Place, Placed
+from ablationlens.adapters.watch import Watch
+from ablationlens.data import Batch
+from ablationlens.edits import LowRank
+from ablationlens.sites import Tap
+from ablationlens.spd.decomposition import Decomposition, Where, read_taps
+
+
+class Gates(NamedTuple):
+    """How much of each component of a module is kept, at each row of its input.
+
+    Attributes:
+        parts: [*rows, C], or anything that broadcasts to it.
+        remainder: [*rows, 1], or anything that broadcasts to it.
+    """
+
+    parts: Float[Tensor, "*rows C"]
+    remainder: Float[Tensor, "*#rows 1"]
+
+
+class _Site(NamedTuple):
+    """Where a module is read and written, and what it writes for an input of 0."""
+
+    read: Place
+    write: Place
+    bias: Tensor
+
+
+class Target(NamedTuple):
+    """What the unmodified model does with some examples.
+
+    Attributes:
+        logits: [batch, position, class] or [batch, class].
+        inputs: of the decomposed modules, [batch, *position, in].
+    """
+
+    logits: Tensor
+    inputs: dict[Where, Tensor]
+
+
+class Runs(NamedTuple):
+    """What can be run in a session.
+
+    Attributes:
+        target: the unmodified model.
+        gated: the model under gates; modules that are not named stay as they are.
+    """
+
+    target: Callable[[Batch], Target]
+    gated: Callable[[Batch, Mapping[Where, Gates]], Tensor]
+
+
+class GatedModel:
+    """A model, and the components of some of its modules.
+
+    Args:
+        adapter: the model.
+        decomposition: of its modules.
+
+    Raises:
+        InputError: if the decomposition is of another model.
+        AdapterError: if a module never fires, or more than once.
+    """
+
+    def __init__(self, adapter: Adapter, decomposition: Decomposition) -> None:
+        decomposition.weights(adapter)
+        self.adapter, self.decomposition = adapter, decomposition
+        self._taps = read_taps(decomposition, adapter)
+        self._sites = {where: self._site(where) for where in decomposition.places}
+
+    def _site(self, where: Where) -> _Site:
+        bias = self.adapter.bias(*where)
+        zero = torch.zeros((), device=self.adapter.device, dtype=self.adapter.dtype)
+        write = self.adapter.place(Tap(*where, "out"))
+        return _Site(self.adapter.place(self._taps[where]), write, zero if bias is None else bias.detach())
+
+    @contextmanager
+    def session(self) -> Generator[Runs]:
+        """Many forward passes, whose hooks are laid once and taken off at the end.
+
+        Gradients reach gates and factors, never the model's own parameters.
+        """
+        watch = Watch(self._taps.values())
+        with self.adapter.session(watch) as run:
+
+            def target(batch: Batch) -> Target:
+                with torch.no_grad():
+                    logits = run(batch, self._edits({}))
+                return Target(logits, {where: watch.seen[tap].detach() for where, tap in self._taps.items()})
+
+            def gated(batch: Batch, gates: Mapping[Where, Gates]) -> Tensor:
+                return run(batch, self._edits(gates))
+
+            yield Runs(target, gated)
+
+    def _edits(self, gates: Mapping[Where, Gates]) -> list[Placed]:
+        return [self._edit(where, own) for where, own in gates.items()]
+
+    def _edit(self, where: Where, gates: Gates) -> Placed:
+        part, site = self.decomposition[where], self._sites[where]
+        zero = site.bias.new_zeros(())
+        edit = LowRank(part.V, part.U, 1 - gates.parts, 1 - gates.remainder, zero, site.bias, site.write.features)
+        return Placed(edit, site.write, site.read)

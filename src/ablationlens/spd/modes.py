@@ -1,0 +1,343 @@
+"""Modes: the gates that kept components get, from their importances and from sources.
+
+Each is a base of a masked model, `MaskedModel(adapter, registry, base=...)`: a mask of 1 keeps a component as the mode
+has it, and 0 ablates it, in every mode. The sources depend on the examples and never on the mask, so both arms of a
+comparison have the same ones and ablating nothing changes nothing.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ablationlens.adapters.base import Adapter
+from ablationlens.data import Batch
+from ablationlens.data.checks import is_integer
+from ablationlens.errors import InputError
+from ablationlens.masks.base import Base
+from ablationlens.packing import choose
+from ablationlens.randomness import raw
+from ablationlens.registry import Part, Registry
+from ablationlens.sites import RankOne
+from ablationlens.spd.adversary import STARTS, Ascent, Found, Scope, Start, ascend
+from ablationlens.spd.decomposition import Decomposition, Where, name_of
+from ablationlens.spd.divergence import Divergence, check_divergence, diverged
+from ablationlens.spd.forward import GatedModel, Gates
+from ablationlens.spd.sources import Sampling, Sources, check_sampling, gates_of
+
+Remainder: TypeAlias = Literal["source", "kept", "dropped"]
+REMAINDERS: tuple[Remainder, ...] = ("source", "kept", "dropped")
+
+
+class Mode(Base):
+    """A base from a decomposition.
+
+    Attributes:
+        decomposition: whose importances are used.
+        remainder: gate of the remainder of each module: "source", as of a component of importance 0; "kept", 1; or
+            "dropped", 0.
+    """
+
+    def __init__(self, decomposition: Decomposition, *, remainder: Remainder = "source") -> None:
+        if not isinstance(decomposition, Decomposition):
+            raise InputError(f"a mode is of a decomposition, al.spd.load(path); got {type(decomposition).__name__}")
+        if remainder not in REMAINDERS:
+            raise InputError(f"remainder is one of {', '.join(REMAINDERS)}; got {remainder!r}")
+        self.decomposition = decomposition
+        self.remainder: Remainder = remainder
+
+    def describe(self) -> dict[str, Any]:
+        return {"base": type(self).__name__, "decomposition": self.decomposition.fingerprint, **self._settings()}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self._settings().items())})"
+
+    def _settings(self) -> dict[str, Any]:
+        return {"remainder": self.remainder}
+
+    @abstractmethod
+    def sources(
+        self, adapter: Adapter, data: Batch, importances: Mapping[Where, Tensor], sample: int
+    ) -> Mapping[Where, Tensor]:
+        """Sources of one sample, [example, *position, C + 1] of each module, on the CPU."""
+
+    def module_gates(self, adapter: Adapter, data: Batch, sample: int = 0) -> dict[Where, Gates]:
+        """Gates of the components of each module, for one sample: [example, *position, C], and of the remainder."""
+        importances = self.decomposition.importances(adapter, data)
+        gates = gates_of(importances, self.sources(adapter, data, importances, sample))
+        return {where: Gates(own.parts.clamp(0, 1), self._remainder(own.remainder)) for where, own in gates.items()}
+
+    def gates(
+        self, adapter: Adapter, registry: Registry, data: Batch
+    ) -> Float[Tensor, "sample example component"] | Float[Tensor, "sample example position component"]:
+        parts = self._parts(registry)
+        return torch.stack(
+            [self._laid_out(registry, parts, self.module_gates(adapter, data, s)) for s in range(self.samples)]
+        )
+
+    def _remainder(self, gate: Tensor) -> Tensor:
+        if self.remainder == "source":
+            return gate
+        return torch.full_like(gate, 1.0 if self.remainder == "kept" else 0.0)
+
+    def _parts(self, registry: Registry) -> dict[Where, Part]:
+        """Where the registry has the components of each module.
+
+        Raises:
+            InputError: if it has others, or not all of them.
+        """
+        found: dict[Where, Part] = {}
+        for part in registry.parts:
+            basis, where = part.site.basis, (part.site.layer, part.site.module)
+            if not isinstance(basis, RankOne):
+                continue  # a head or a neuron is kept as it is
+            own = self.decomposition[where] if where in self.decomposition.places else None
+            if own is None or RankOne(own.V.detach(), own.U.detach()) != basis or not part.whole:
+                raise InputError(
+                    f"{name_of(where)} of this registry does not hold all components of the decomposition, and no "
+                    "others: make the registry with decomposition.registry(adapter)"
+                )
+            found[where] = part
+        missing = [where for where in self.decomposition.places if where not in found]
+        if missing:
+            raise InputError(
+                f"this registry lacks the components of {name_of(missing[0])}: make it with "
+                "decomposition.registry(adapter)"
+            )
+        return found
+
+    def _laid_out(self, registry: Registry, parts: Mapping[Where, Part], gates: Mapping[Where, Gates]) -> Tensor:
+        """Gates in the order of the registry's columns."""
+        rows = next(iter(gates.values())).parts.shape[:-1]
+        laid = torch.ones(*rows, len(registry))
+        for where, part in parts.items():
+            laid[..., part.start : part.stop - 1] = gates[where].parts
+            laid[..., part.stop - 1] = gates[where].remainder[..., 0]
+        return laid
+
+
+class Deterministic(Mode):
+    """Every component at its importance: sources are 0.
+
+    Remainders, which have no importance, are left out unless they are "kept".
+
+    Args:
+        decomposition: whose importances are used.
+        remainder: "dropped" or "kept".
+    """
+
+    def __init__(self, decomposition: Decomposition, *, remainder: Literal["kept", "dropped"] = "dropped") -> None:
+        super().__init__(decomposition, remainder=remainder)
+
+    def sources(
+        self, adapter: Adapter, data: Batch, importances: Mapping[Where, Tensor], sample: int
+    ) -> Mapping[Where, Tensor]:
+        return {where: torch.zeros(*lower.shape[:-1], lower.shape[-1] + 1) for where, lower in importances.items()}
+
+
+class Stochastic(Mode):
+    """Gates at random between each component's importance and 1; outputs are means over samples.
+
+    The sources of an example depend on (seed, sample, its number in the data, module) alone.
+
+    Args:
+        decomposition: whose importances are used.
+        n_samples: how many; each costs a forward pass of every example under every mask.
+        sampling: "continuous", uniform sources, or "binomial", 0 or 1 with equal chance.
+        seed: of the sources.
+        remainder: "source", a uniform gate; "kept" or "dropped".
+    """
+
+    def __init__(
+        self,
+        decomposition: Decomposition,
+        n_samples: int = 1,
+        *,
+        sampling: Sampling = "continuous",
+        seed: int = 0,
+        remainder: Remainder = "source",
+    ) -> None:
+        super().__init__(decomposition, remainder=remainder)
+        check_sampling(sampling)
+        if not is_integer(n_samples) or n_samples < 1:
+            raise InputError(f"n_samples is a whole number from 1; got {n_samples!r}")
+        self.n_samples, self.seed = n_samples, seed
+        self.sampling: Sampling = sampling
+
+    @property
+    def samples(self) -> int:
+        return self.n_samples
+
+    def _settings(self) -> dict[str, Any]:
+        settings = {"n_samples": self.n_samples, "sampling": self.sampling, "seed": self.seed}
+        return settings | super()._settings()
+
+    def sources(
+        self, adapter: Adapter, data: Batch, importances: Mapping[Where, Tensor], sample: int
+    ) -> Mapping[Where, Tensor]:
+        return addressed_sources(importances, self.sampling, self.seed, sample)
+
+
+class PGD(Mode):
+    """Gates that do the most harm between each component's importance and 1, by projected gradient ascent.
+
+    They are found once, with every component kept, and hold for all masks. Each start costs steps + 1 forward passes of
+    every example and steps backward passes.
+
+    Args:
+        decomposition: whose importances are used.
+        steps: of the ascent.
+        step_size: how far each source goes in a step.
+        starts: where it begins, the worst of all being kept: "random", the sources of `Stochastic` with this seed (a
+            second "random" those of its second sample), "ones" or "zeros".
+        scope: "example", sources for every position of every example; "shared", the same for all.
+        output: what is made as different from the unmodified model's as can be: "kl" of predictions, or "mse".
+        seed: of random starts.
+        remainder: "source", its gate is part of the ascent; "kept" or "dropped".
+    """
+
+    def __init__(
+        self,
+        decomposition: Decomposition,
+        steps: int = 20,
+        step_size: float = 0.1,
+        *,
+        starts: Start | Sequence[Start] = "random",
+        scope: Scope = "example",
+        output: Divergence = "kl",
+        seed: int = 0,
+        remainder: Remainder = "source",
+    ) -> None:
+        super().__init__(decomposition, remainder=remainder)
+        self.ascent = Ascent(steps, step_size, scope)
+        self.starts: tuple[Start, ...] = (starts,) if isinstance(starts, str) else tuple(starts)
+        if not self.starts or any(start not in STARTS for start in self.starts):
+            raise InputError(f"starts are {', '.join(STARTS)}; got {starts!r}")
+        check_divergence(output)
+        self.output: Divergence = output
+        self.seed = seed
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "steps": self.ascent.steps,
+            "step_size": self.ascent.step_size,
+            "starts": list(self.starts),
+            "scope": self.ascent.scope,
+            "output": self.output,
+            "seed": self.seed,
+            **super()._settings(),
+        }
+
+    def sources(
+        self, adapter: Adapter, data: Batch, importances: Mapping[Where, Tensor], sample: int
+    ) -> Mapping[Where, Tensor]:
+        found = self.search(adapter, data, importances).sources
+        return {where: source.expand(*importances[where].shape[:-1], -1) for where, source in found.items()}
+
+    def search(self, adapter: Adapter, data: Batch, importances: Mapping[Where, Tensor] | None = None) -> Found:
+        """The ascent: the sources, the loss of each example with them, and the losses on the way.
+
+        Args:
+            adapter: the model.
+            data: the examples.
+            importances: of the components, if they are known.
+
+        Returns:
+            The worst of all starts: for each example, or over all for a scope of "shared". On the CPU.
+        """
+        known = self.decomposition.importances(adapter, data) if importances is None else importances
+        model = GatedModel(adapter, self.decomposition)
+        here = data.to(adapter.device)
+        size = len(data)
+        if self.ascent.scope == "example":
+            size = choose(len(data), data.length, adapter.device, adapter.vocabulary).examples
+        chunks: list[Found] = []
+        with torch.inference_mode(False), torch.enable_grad(), model.session() as runs:
+            for index in torch.arange(len(data)).split(size):
+                batch = here.take(index)
+                lower = {where: one[index].to(adapter.device) for where, one in known.items()}
+                target = runs.target(batch).logits
+
+                def loss_of(
+                    sources: Sources, lower: dict[Where, Tensor] = lower, target: Tensor = target, batch: Batch = batch
+                ) -> Tensor:
+                    gates = {
+                        where: Gates(own.parts, self._remainder(own.remainder))
+                        for where, own in gates_of(lower, sources).items()
+                    }
+                    return diverged(runs.gated(batch, gates), target, batch, self.output)
+
+                found = [
+                    ascend(loss_of, {at: one.to(adapter.device) for at, one in start.items()}, self.ascent)
+                    for start in self._begun(known, index)
+                ]
+                chunks.append(_worst(found, self.ascent.scope))
+        return _joined(chunks)
+
+    def _begun(self, importances: Mapping[Where, Tensor], index: Tensor) -> list[Sources]:
+        """The sources that each start begins with, for some examples."""
+        begun: list[Sources] = []
+        shared = self.ascent.scope == "shared"
+        for number, start in enumerate(self.starts):
+            sources: Sources = {}
+            for where, lower in importances.items():
+                rows = (1,) * (lower.ndim - 1) if shared else (len(index), *lower.shape[1:-1])
+                shape = (*rows, lower.shape[-1] + 1)
+                if start == "random":
+                    sample = self.starts[:number].count("random")
+                    one = _uniform(shape, self.seed, where, sample, [0] if shared else index.tolist())
+                else:
+                    one = torch.full(shape, 1.0 if start == "ones" else 0.0)
+                sources[where] = one
+            begun.append(sources)
+        return begun
+
+
+def addressed_sources(
+    importances: Mapping[Where, Float[Tensor, "example *position C"]], sampling: Sampling, seed: int, sample: int
+) -> Sources:
+    """Random sources that depend on (seed, sample, example, module) alone."""
+    found: Sources = {}
+    for where, lower in importances.items():
+        one = _uniform((*lower.shape[:-1], lower.shape[-1] + 1), seed, where, sample, range(lower.shape[0]))
+        if sampling == "binomial":
+            one[..., :-1] = (one[..., :-1] >= 0.5).float()
+        found[where] = one
+    return found
+
+
+def _uniform(shape: tuple[int, ...], seed: int, where: Where, sample: int, examples: Sequence[int]) -> Tensor:
+    """Uniform numbers in [0, 1), [example, ...], each example's at an address of its own."""
+    count = int(np.prod(shape[1:]))
+    rows = [raw(seed, f"spd:{name_of(where)}", (sample << 32) + example, count) for example in examples]
+    return torch.from_numpy((np.stack(rows) >> 8).astype(np.float32) / 2**24).reshape(shape)
+
+
+def _worst(found: Sequence[Found], scope: Scope) -> Found:
+    """The worst of several ascents: for each example, or of all together."""
+    if scope == "shared":
+        return max(found, key=lambda one: float(one.loss.sum()))
+    best = torch.stack([one.loss for one in found]).argmax(0)
+    every = torch.arange(len(best))
+
+    def pick(values: Sequence[Tensor]) -> Tensor:
+        return torch.stack([value.cpu() for value in values])[best, every]
+
+    sources = {where: pick([one.sources[where] for one in found]) for where in found[0].sources}
+    trace = torch.stack([one.trace for one in found])[best, :, every].T
+    return Found(sources, pick([one.loss for one in found]), trace)
+
+
+def _joined(chunks: Sequence[Found]) -> Found:
+    """Ascents of consecutive examples as one."""
+    if len(chunks) == 1:
+        one = chunks[0]
+        return Found({where: source.cpu() for where, source in one.sources.items()}, one.loss, one.trace)
+    sources = {where: torch.cat([one.sources[where].cpu() for one in chunks]) for where in chunks[0].sources}
+    return Found(sources, torch.cat([one.loss for one in chunks]), torch.cat([one.trace for one in chunks], dim=1))

@@ -1,0 +1,61 @@
+"""Sources: what decides, between its importance and 1, how much of a component is kept.
+
+With importance ci and source s, both from 0 to 1, the gate of a component is ``ci + (1 - ci) * s``: a component of
+importance 1 is always kept, one of importance 0 may have any gate. Sources are random (stochastic masks) or chosen to
+do harm (adversarial masks). The remainder of a module counts as a component of importance 0: its gate is its source
+(arXiv 2506.20790, section 2.2; goodfire-ai/spd).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ablationlens.errors import InputError
+from ablationlens.spd.decomposition import Where
+from ablationlens.spd.forward import Gates
+
+Sampling: TypeAlias = Literal["continuous", "binomial"]
+SAMPLINGS: tuple[Sampling, ...] = ("continuous", "binomial")
+Sources: TypeAlias = dict[Where, Float[Tensor, "*rows C_and_1"]]
+"""For each module the sources of its components, and of its remainder in the last column."""
+
+
+def random_sources(
+    importances: Mapping[Where, Float[Tensor, "*rows C"]], sampling: Sampling, generator: torch.Generator
+) -> Sources:
+    """Uniform numbers from 0 to 1, or 0 and 1 with equal chance; the remainder's are uniform in both."""
+    found: Sources = {}
+    for where, lower in importances.items():
+        shape = (*lower.shape[:-1], lower.shape[-1] + 1)
+        one = torch.rand(shape, generator=generator, device=generator.device).to(lower)
+        if sampling == "binomial":
+            one = torch.cat([(one[..., :-1] >= 0.5).to(one), one[..., -1:]], dim=-1)
+        found[where] = one
+    return found
+
+
+def gates_of(
+    importances: Mapping[Where, Float[Tensor, "*rows C"]], sources: Mapping[Where, Tensor], *, remainder: bool = True
+) -> dict[Where, Gates]:
+    """The gates that sources make of importances; without `remainder` the remainders are left out, at gate 0."""
+    gates: dict[Where, Gates] = {}
+    for where, lower in importances.items():
+        source = sources[where]
+        rest = source[..., -1:] if remainder else torch.zeros_like(source[..., -1:])
+        gates[where] = Gates(lower + (1 - lower) * source[..., :-1], rest)
+    return gates
+
+
+def check_sampling(sampling: str) -> None:
+    """Refuse an unknown way to draw sources.
+
+    Raises:
+        InputError: naming the ways.
+    """
+    if sampling not in SAMPLINGS:
+        raise InputError(f"sampling is 'continuous' or 'binomial'; got {sampling!r}")

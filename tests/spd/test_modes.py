@@ -1,0 +1,302 @@
+"""The three modes as bases of a masked model, against modules computed component by component."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import ablationlens as al
+from ablationlens.masks.base import Base
+from ablationlens.spd import PGD, Decomposition, Deterministic, Stochastic
+from tests import models
+from tests.conftest import HOSTS, Host, host_of
+from tests.spd.small import COUNT, PLACES, decomposed, logits_under
+
+MODES: dict[str, Any] = {
+    "deterministic": Deterministic,
+    "deterministic, remainder kept": lambda d: Deterministic(d, remainder="kept"),
+    "stochastic": Stochastic,
+    "binomial": lambda d: Stochastic(d, sampling="binomial", seed=3, remainder="dropped"),
+    "pgd": lambda d: PGD(d, 3, 0.2),
+    "pgd, shared": lambda d: PGD(d, 2, 0.2, scope="shared", starts=("ones", "zeros"), remainder="kept"),
+}
+LANGUAGE = [(host, name) for host in HOSTS for name in ("gpt2", "llama")]
+
+
+@pytest.fixture(params=MODES, ids=lambda name: name.replace(" ", "_"))
+def mode(request: pytest.FixtureRequest) -> Any:
+    return MODES[request.param]
+
+
+def masked(host: Host, base: Base | None, output: Any = None) -> al.MaskedModel:
+    registry = decomposed(host).registry(host.adapter)
+    return al.MaskedModel(host.adapter, registry, output=al.KL() if output is None else output, base=base)
+
+
+def ablate(gates: Any, *off: tuple[Any, int]) -> dict[Any, tuple[torch.Tensor, torch.Tensor]]:
+    """Gates by hand with some components at 0; the remainder is component COUNT."""
+    own = {where: (one.parts.clone(), one.remainder.clone()) for where, one in gates.items()}
+    for where, index in off:
+        own[where][index == COUNT][..., 0 if index == COUNT else index] = 0
+    return own
+
+
+@pytest.mark.parametrize(("held", "name"), LANGUAGE)
+def test_logits_are_those_of_modules_added_up_component_by_component(held: str, name: str, mode: Any) -> None:
+    host = host_of(held, name)
+    base = mode(decomposed(host))
+    model, data = masked(host, base), host.data(3)
+    gates = base.module_gates(host.adapter, data)
+    kept = logits_under(host.reference, decomposed(host), ablate(gates), host.inputs(3))
+    assert models.close(model.logits(model.mask(), data), kept)
+    off = ["L0.attn.q rank_one 2", "L1.mlp.out remainder", "L1.attn.o rank_one 5"]
+    without = logits_under(
+        host.reference,
+        decomposed(host),
+        ablate(gates, ((0, "attn.q"), 2), ((1, "mlp.out"), COUNT), ((1, "attn.o"), 5)),
+        host.inputs(3),
+    )
+    assert models.close(model.logits(model.mask(off), data), without)
+    assert models.distance(without, kept) > 1e-4
+
+
+def test_spd_requirement_09_ablating_nothing_changes_exactly_nothing(gpt2: Host, mode: Any) -> None:
+    model, data = masked(gpt2, mode(decomposed(gpt2))), gpt2.data(3)
+    found = model.sweep(torch.ones(4, len(model.registry)), data, rows=3)  # a pass for each mask, all of one shape
+    assert torch.equal(found, found[:1].expand_as(found))
+    assert float(found.min()) > 1e-3  # the mode itself is far from the model
+
+
+def test_spd_requirement_09_sources_are_the_same_on_both_arms(torch_gpt2: Host) -> None:
+    base, data = Stochastic(decomposed(torch_gpt2), 2), torch_gpt2.data(3)
+    model = masked(torch_gpt2, base)
+    bound = model.bind(data)
+    model.sweep(torch.stack([model.mask()[0], model.mask(0)[0]]), data)
+    assert model.bind(data) is bound  # the gates are made once, before there is a mask
+    gates = base.gates(torch_gpt2.adapter, model.registry, data)
+    assert bound.base is not None
+    assert torch.equal(bound.base, gates)
+
+
+def test_spd_requirement_10_ablated_is_zero_in_every_mode_also_where_the_importance_is(
+    torch_gpt2: Host, mode: Any
+) -> None:
+    """An edit of the weights: with component c gone from V and U, its gate does not matter."""
+    decomposition, data = decomposed(torch_gpt2), torch_gpt2.data(2)
+    model = masked(torch_gpt2, mode(decomposition), al.Logit(3))
+    edits = model.plan.edits(model.mask("L0.attn.v rank_one 1").expand(2, -1), model.bind(data).under(0))
+    of_v = next(edit for edit in edits if edit.write.address.endswith("c_attn") and edit.edit.features == slice(64, 96))
+    gate = 1 - of_v.edit.off
+    assert bool((gate[..., 1] == 0).all())
+    assert bool((gate[..., 0] > 0).any())
+
+
+def test_spd_requirement_07_stochastic_gates(torch_gpt2: Host) -> None:
+    decomposition = decomposed(torch_gpt2)
+    data = torch_gpt2.data(64, seed=5)
+    importances = decomposition.importances(torch_gpt2.adapter, data)
+    uniform: list[np.ndarray] = []
+    for sample in range(2):
+        continuous = Stochastic(decomposition, 2).module_gates(torch_gpt2.adapter, data, sample)
+        binomial = Stochastic(decomposition, 2, sampling="binomial").module_gates(torch_gpt2.adapter, data, sample)
+        ones: list[bool] = []
+        for where, lower in importances.items():
+            gate = continuous[where].parts
+            assert bool((gate >= lower).all())
+            assert bool((gate <= 1).all())
+            assert bool((gate[lower == 1] == 1).all())
+            uniform.append(gate[lower == 0].numpy())
+            either = binomial[where].parts
+            assert bool(((either == 1) | (either == lower)).all())
+            ones += either[lower == 0].bool().tolist()
+            uniform.append(continuous[where].remainder.flatten().numpy())
+        assert stats.binomtest(sum(ones), len(ones)).pvalue > 1e-4
+    assert stats.kstest(np.concatenate(uniform), "uniform").pvalue > 1e-4
+    assert any(bool((lower == 1).any()) and bool((lower == 0).any()) for lower in importances.values())
+
+
+def test_spd_requirement_08_sources_depend_on_seed_sample_example_and_module_alone(torch_gpt2: Host) -> None:
+    decomposition, data = decomposed(torch_gpt2), torch_gpt2.data(5)
+    base, adapter = Stochastic(decomposition, 2, seed=7), torch_gpt2.adapter
+    registry = decomposition.registry(adapter)
+    whole = base.gates(adapter, registry, data)
+    assert torch.equal(whole, base.gates(adapter, registry, data))
+    assert torch.equal(whole[:, :2], base.gates(adapter, registry, data.take([0, 1])))
+    assert not torch.equal(whole[0], whole[1])
+    assert not torch.equal(whole, Stochastic(decomposition, 2, seed=8).gates(adapter, registry, data))
+    first = Stochastic(decomposition, 1, seed=7).gates(adapter, registry, data)
+    assert torch.equal(first[0], whole[0])
+
+
+def test_outputs_are_means_over_samples_and_so_are_gradients(torch_gpt2: Host) -> None:
+    decomposition, data = decomposed(torch_gpt2), torch_gpt2.data(3)
+    both = masked(torch_gpt2, Stochastic(decomposition, 2))
+    masks = torch.rand(3, len(both.registry), generator=torch.Generator().manual_seed(0))
+    each = [_single(torch_gpt2, decomposition, sample) for sample in range(2)]
+    expected = torch.stack([model.sweep(masks, data) for model in each])
+    assert torch.allclose(both.sweep(masks, data), expected.mean(0), atol=1e-6)
+    assert float((expected[0] - expected[1]).abs().max()) > 1e-4
+    assert torch.allclose(both(masks[:1], data), both.sweep(masks[:1], data)[0], atol=1e-6)
+    gradients = torch.stack([model.sweep_gradient(masks, data) for model in each])
+    assert torch.allclose(both.sweep_gradient(masks, data), gradients.mean(0), atol=1e-6)
+
+
+class _OneSample(Base):
+    """One of the samples of another base."""
+
+    def __init__(self, base: Base, sample: int) -> None:
+        self.base, self.sample = base, sample
+
+    def gates(self, adapter: al.Adapter, registry: al.Registry, data: al.Batch) -> torch.Tensor:
+        return self.base.gates(adapter, registry, data)[self.sample : self.sample + 1]
+
+    def describe(self) -> dict[str, Any]:
+        return {"base": "one sample", "sample": self.sample}
+
+
+def _single(host: Host, decomposition: Decomposition, sample: int) -> al.MaskedModel:
+    return masked(host, _OneSample(Stochastic(decomposition, 2), sample))
+
+
+def test_spd_requirement_13_the_worst_is_at_least_as_bad_as_where_the_search_began(gpt2: Host) -> None:
+    decomposition, data = decomposed(gpt2), gpt2.data(4)
+    found = PGD(decomposition, 4, 0.1, seed=2).search(gpt2.adapter, data)
+    assert found.trace.shape == (5, 4)
+    assert torch.equal(found.loss, found.trace.max(0).values)
+    assert bool((found.loss >= found.trace[0]).all())
+    assert bool((found.loss > found.trace[0]).any())
+    gates = Stochastic(decomposition, seed=2).module_gates(gpt2.adapter, data)
+    logits = logits_under(gpt2.reference, decomposition, ablate(gates), gpt2.inputs(4))
+    clean = models.logits_of(gpt2.reference, gpt2.inputs(4))
+    kl = torch.distributions.kl_divergence(*(torch.distributions.Categorical(logits=one) for one in (clean, logits)))
+    assert torch.allclose(found.trace[0], kl.mean(1), atol=1e-5)
+    ones = PGD(decomposition, 1, 0.1, starts="ones").search(gpt2.adapter, data)
+    assert float(ones.trace[0].abs().max()) < 1e-6
+
+
+def test_spd_requirement_12_the_best_found_does_not_fall_with_more_steps(torch_gpt2: Host) -> None:
+    decomposition, data = decomposed(torch_gpt2), torch_gpt2.data(4)
+    losses = [PGD(decomposition, steps, 1.0).search(torch_gpt2.adapter, data) for steps in (1, 2, 5)]
+    for fewer, more in pairwise(losses):
+        assert bool((more.loss >= fewer.loss - 1e-6).all())
+    assert any(bool((one.loss > one.trace[-1]).any()) for one in losses)  # the last step is not the best everywhere
+
+
+def test_spd_requirement_14_the_worst_of_several_starts_is_at_least_each(torch_gpt2: Host) -> None:
+    decomposition, data = decomposed(torch_gpt2), torch_gpt2.data(4)
+    starts = ("ones", "zeros", "random", "random")
+    together = PGD(decomposition, 2, 0.2, starts=starts).search(torch_gpt2.adapter, data)
+    for start in ("ones", "zeros", "random"):
+        alone = PGD(decomposition, 2, 0.2, starts=start).search(torch_gpt2.adapter, data)
+        assert bool((together.loss >= alone.loss - 1e-6).all())
+        better = together.loss > alone.loss + 1e-6
+        assert bool(better.any())
+    assert torch.equal(together.loss, together.trace.max(0).values)
+
+
+def test_spd_requirement_16_the_loss_that_is_reported_is_that_of_the_gates(torch_gpt2: Host) -> None:
+    decomposition, data = decomposed(torch_gpt2), torch_gpt2.data(4)
+    base = PGD(decomposition, 3, 0.2)
+    found = base.search(torch_gpt2.adapter, data)
+    gates = base.module_gates(torch_gpt2.adapter, data)
+    assert all(bool(((own.parts >= 0) & (own.parts <= 1)).all()) for own in gates.values())
+    clean = models.logits_of(torch_gpt2.reference, torch_gpt2.inputs(4))
+    logits = logits_under(torch_gpt2.reference, decomposition, ablate(gates), torch_gpt2.inputs(4))
+    kl = torch.distributions.kl_divergence(*(torch.distributions.Categorical(logits=one) for one in (clean, logits)))
+    assert torch.allclose(found.loss, kl.mean(1), atol=1e-5)
+    deterministic = masked(torch_gpt2, Deterministic(decomposition))
+    assert models.distance(deterministic.logits(deterministic.mask(), data), logits) > 1e-3
+
+
+def test_spd_requirement_11_gates_stay_above_importances_at_every_iterate(torch_gpt2: Host) -> None:
+    decomposition, data = decomposed(torch_gpt2), torch_gpt2.data(3)
+    importances = decomposition.importances(torch_gpt2.adapter, data)
+    for steps in (1, 2, 3):
+        for where, own in PGD(decomposition, steps, 1.0).module_gates(torch_gpt2.adapter, data).items():
+            assert bool((own.parts >= importances[where]).all())
+            assert bool((own.parts <= 1).all())
+
+
+def test_spd_requirement_28_searching_leaves_no_gradients_in_any_context(gpt2: Host) -> None:
+    decomposition, data = decomposed(gpt2), gpt2.data(2)
+    with torch.no_grad():
+        outside = PGD(decomposition, 2).search(gpt2.adapter, data).loss
+    with torch.inference_mode():
+        inside = PGD(decomposition, 2).search(gpt2.adapter, data).loss
+    assert torch.equal(outside, inside)
+    assert all(parameter.grad is None for parameter in decomposition.parameters())
+    assert all(parameter.grad is None for parameter in models.module_in(gpt2.adapter.model).parameters())
+
+
+def test_every_method_takes_a_base(torch_gpt2: Host) -> None:
+    decomposition, data = decomposed(torch_gpt2), torch_gpt2.data(3)
+    model = masked(torch_gpt2, Stochastic(decomposition, 2), al.Logit(3))
+    alone = al.leave_one_out(model, data)
+    gradient = al.path_gradient(model, data, alpha=0.1, draws=40)
+    assert alone.provenance["base"]["base"] == "Stochastic"
+    assert gradient.weights.shape == alone.weights.shape
+    scores = al.evaluate(model, data, {"loo": alone, "path": gradient}, alphas=[0.1], draws=20)
+    assert float(scores.table()["pearson"].min()) > 0.3
+    expected = model(model.mask(), data) - model(model.mask("L0.attn.q rank_one 2"), data)
+    assert np.allclose(alone.weights.sel(component="L0.attn.q rank_one 2").values, expected.numpy(), atol=1e-5)
+
+
+def test_components_of_other_kinds_are_kept_as_they_are(torch_gpt2: Host) -> None:
+    decomposition = Decomposition({(0, "attn.q"): decomposed(torch_gpt2)[0, "attn.q"]})
+    sites = [*decomposition.registry(torch_gpt2.adapter).parts, *torch_gpt2.adapter.registry("neuron").parts]
+    registry = al.Registry([(part.site, part.indices) for part in sites])
+    gates = Deterministic(decomposition).gates(torch_gpt2.adapter, registry, torch_gpt2.data(2))
+    assert bool((gates[..., COUNT + 1 :] == 1).all())
+    assert not bool((gates[..., :COUNT] == 1).all())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda d, h: Stochastic(d, 0), "n_samples is a whole number from 1; got 0"),
+        (lambda d, h: Stochastic(d, sampling="gaussian"), "'continuous' or 'binomial'"),
+        (lambda d, h: PGD(d, 0), "steps is a whole number from 1; got 0"),
+        (lambda d, h: PGD(d, 3, 0.0), "step_size is from 0 to 1"),
+        (lambda d, h: PGD(d, starts="middle"), "random, ones, zeros"),
+        (lambda d, h: PGD(d, scope="batch"), "'example' or 'shared'"),
+        (lambda d, h: PGD(d, output="accuracy"), "'kl'"),
+        (lambda d, h: Deterministic(d, remainder="half"), "source, kept, dropped"),
+        (lambda d, h: Deterministic("run/1"), "al.spd.load"),
+        (lambda d, h: masked(h, Deterministic), "a base is a mode such as"),
+        (
+            lambda d, h: masked(h, Deterministic(decomposed(h, seed=1))).bind(h.data(2)),
+            r"decomposition.registry\(adapter\)",
+        ),
+        (
+            lambda d, h: al.MaskedModel(h.adapter, h.adapter.registry("head"), base=Deterministic(d)).bind(h.data(2)),
+            r"lacks the components of L0.attn.q",
+        ),
+        (lambda d, h: masked(h, Stochastic(d, 2)).logits(torch.ones(1, 28), h.data(2)), "2 samples"),
+        (lambda d, h: al.drift(masked(h, Stochastic(d, 2)), h.data(2), {"a": 0}), "2 samples"),
+        (lambda d, h: al.direct_effect(masked(h, Deterministic(d)), h.data(2)), "base"),
+    ],
+)  # fmt: skip
+def test_bad_input(call: Any, message: str, torch_gpt2: Host) -> None:
+    with pytest.raises((al.InputError, TypeError), match=f"{message}|type"):  # beartype may be first
+        call(decomposed(torch_gpt2), torch_gpt2)
+
+
+def test_gates_out_of_range_are_refused(torch_gpt2: Host) -> None:
+    class Wrong(Base):
+        def gates(self, adapter: al.Adapter, registry: al.Registry, data: al.Batch) -> torch.Tensor:
+            return torch.full((1, len(data), len(registry)), 1.5)
+
+        def describe(self) -> dict[str, Any]:
+            return {"base": "wrong"}
+
+    with pytest.raises(al.InputError, match=r"numbers from 0 to 1; Wrong\(\) gives \[1, 2, 28\], 1.5 to 1.5"):
+        masked(torch_gpt2, Wrong())(torch.ones(1, 28), torch_gpt2.data(2))
+
+
+def test_places_are_those_of_the_tests() -> None:
+    assert tuple(decomposed(host_of("torch", "gpt2")).places) == PLACES
