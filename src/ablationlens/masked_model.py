@@ -67,6 +67,12 @@ class MaskedModel:
         self.output = as_output(Margin() if output is None else output)
         self.base = base
         self.plan = Plan(adapter, registry)
+        behind = None if base is None else base.behind(adapter, registry)
+        self._behind = None if behind is None else Plan(adapter, behind)
+        if base is not None and self._behind is None and self.ablation != Zero():
+            raise InputError(
+                f"a base scales components towards 0, so what they are ablated to is al.Zero(); got {self.ablation!r}"
+            )
         self._bound: OrderedDict[tuple[int, str | None, int, int], tuple[Batch, Bound]] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -157,6 +163,8 @@ class MaskedModel:
         with torch.inference_mode(False), torch.no_grad():  # what is kept must be of use to autograd later
             replacements = self.ablation.bind(self.plan, here)
             bound = Bound(here, replacements, self.plan.stand_ins(replacements), self._gates(here))
+            if self._behind is not None:
+                bound.behind = (self._behind, self._behind.stand_ins(Zero().bind(self._behind, here)))
         self._bound[key] = (data, bound)  # holding the batch keeps its id its own
         if len(self._bound) > BOUND_BATCHES:
             self._bound.popitem(last=False)
@@ -166,11 +174,12 @@ class MaskedModel:
         """The gates of the base, checked."""
         if self.base is None:
             return None
-        gates = self.base.gates(self.adapter, self.registry, data)
-        rows = (self.base.samples, len(data), *((data.length,) if gates.ndim == 4 and self.plan.positional else ()))
-        if tuple(gates.shape) != (*rows, len(self.registry)) or not bool(((gates >= 0) & (gates <= 1)).all()):
+        plan = self._behind or self.plan
+        gates = self.base.gates(self.adapter, plan.registry, data)
+        rows = (self.base.samples, len(data), *((data.length,) if gates.ndim == 4 and plan.positional else ()))
+        if tuple(gates.shape) != (*rows, plan.width) or not bool(((gates >= 0) & (gates <= 1)).all()):
             raise InputError(
-                f"the gates of a base are {[*rows, len(self.registry)]} numbers from 0 to 1; {self.base!r} gives "
+                f"the gates of a base are {[*rows, plan.width]} numbers from 0 to 1; {self.base!r} gives "
                 f"{list(gates.shape)}, {float(gates.min()):.4g} to {float(gates.max()):.4g}"
             )
         return gates.detach().to(self.adapter.device, torch.float32)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ablationlens.adapters.base import Adapter
-from ablationlens.adapters.plan import Plan, Replacements, StandIns
+from ablationlens.adapters.plan import Behind, Plan, Replacements, StandIns
 from ablationlens.adapters.watch import Watch, Watched
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
@@ -77,6 +77,8 @@ class Bound:
     stand_ins: StandIns
     base: Tensor | None = None
     """Gates of what is kept, [sample, example, component] or [sample, example, position, component]."""
+    behind: tuple[Plan, StandIns] | None = None
+    """Where the gates are those of components behind the registry: how they are cut, and towards what."""
     reference: Tensor | None = None
     packed: dict[tuple[int, range, int], tuple[Batch, StandIns, Tensor | None]] = field(default_factory=dict)
 
@@ -87,7 +89,16 @@ class Bound:
 
     def under(self, sample: int) -> StandIns:
         """What stands in, with the gates of one sample."""
-        return self.stand_ins if self.base is None else replace(self.stand_ins, base=self.base[sample])
+        return self.gated(self.stand_ins, sample)
+
+    def gated(self, stand_ins: StandIns, sample: int, index: Tensor | None = None) -> StandIns:
+        """What stands in at some rows, with the gates of one sample at the same rows."""
+        if self.base is None:
+            return stand_ins
+        gates = self.base[sample] if index is None else self.base[sample].index_select(0, index)
+        if self.behind is None:
+            return replace(stand_ins, base=gates)
+        return replace(stand_ins, behind=Behind(self.behind[0], gates, self.behind[1]))
 
 
 @runtime_checkable
@@ -335,11 +346,9 @@ class Sweep:
             with torch.inference_mode(False), torch.no_grad():  # what is kept must be of use to autograd later
                 index = torch.arange(rows.start, rows.stop, device=self.model.adapter.device).repeat(draws)
                 stand_ins = self.model.plan.stand_ins(self.bound.replacements.take(index))
-                if self.bound.base is not None:
-                    stand_ins = replace(stand_ins, base=self.bound.base[sample].index_select(0, index))
                 self.bound.packed[key] = (
                     self.bound.data.take(index),
-                    stand_ins,
+                    self.bound.gated(stand_ins, sample, index),
                     None if reference is None else reference[index],
                 )
         return self.bound.packed[key]

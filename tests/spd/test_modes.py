@@ -38,6 +38,12 @@ def masked(host: Host, base: Base | None, output: Any = None) -> al.MaskedModel:
     return al.MaskedModel(host.adapter, registry, output=al.KL() if output is None else output, base=base)
 
 
+def some(decomposition: Decomposition, host: Host) -> al.Registry:
+    """The components of one module alone."""
+    part = decomposition.registry(host.adapter).parts[1]
+    return al.Registry([(part.site, part.indices)])
+
+
 def ablate(gates: Any, *off: tuple[Any, int]) -> dict[Any, tuple[torch.Tensor, torch.Tensor]]:
     """Gates by hand with some components at 0; the remainder is component COUNT."""
     own = {where: (one.parts.clone(), one.remainder.clone()) for where, one in gates.items()}
@@ -246,6 +252,35 @@ def test_every_method_takes_a_base(torch_gpt2: Host) -> None:
     assert np.allclose(alone.weights.sel(component="L0.attn.q rank_one 2").values, expected.numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize(("held", "name"), LANGUAGE)
+def test_heads_are_ablated_in_a_model_whose_weights_are_in_a_mode(held: str, name: str, mode: Any) -> None:
+    """The oracle silences the head in the input of `attn.o`, whose components then read what is left."""
+    host = host_of(held, name)
+    base, data = mode(decomposed(host)), host.data(3)
+    model = al.MaskedModel(host.adapter, host.adapter.registry("head"), base=base, output=al.KL())
+    gates = ablate(base.module_gates(host.adapter, data))
+    kept = logits_under(host.reference, decomposed(host), gates, host.inputs(3))
+    assert models.close(model.logits(model.mask(), data), kept)
+    module, _ = models.module_of(host.reference, 1, "attn.o")
+    size = models.WIDTH // models.HEADS
+
+    def silence(_: Any, args: Any) -> Any:
+        x = args[0].clone()
+        x[..., 2 * size : 3 * size] = 0
+        return (x, *args[1:])
+
+    handle = module.register_forward_pre_hook(silence)
+    try:
+        without = logits_under(host.reference, decomposed(host), gates, host.inputs(3))
+    finally:
+        handle.remove()
+    assert models.close(model.logits(model.mask("L1.head 2"), data), without)
+    assert models.distance(without, kept) > 1e-4
+    found = model.sweep(torch.stack([model.mask()[0], model.mask("L1.head 2")[0]]), data)
+    assert models.close(found[1:], model(model.mask("L1.head 2"), data)[None])
+    assert not models.close(found[:1], found[1:])
+
+
 def test_components_of_other_kinds_are_kept_as_they_are(torch_gpt2: Host) -> None:
     decomposition = Decomposition({(0, "attn.q"): decomposed(torch_gpt2)[0, "attn.q"]})
     sites = [*decomposition.registry(torch_gpt2.adapter).parts, *torch_gpt2.adapter.registry("neuron").parts]
@@ -272,10 +307,8 @@ def test_components_of_other_kinds_are_kept_as_they_are(torch_gpt2: Host) -> Non
             lambda d, h: masked(h, Deterministic(decomposed(h, seed=1))).bind(h.data(2)),
             r"decomposition.registry\(adapter\)",
         ),
-        (
-            lambda d, h: al.MaskedModel(h.adapter, h.adapter.registry("head"), base=Deterministic(d)).bind(h.data(2)),
-            r"lacks the components of L0.attn.q",
-        ),
+        (lambda d, h: al.MaskedModel(h.adapter, some(d, h), base=Deterministic(d)).bind(h.data(2)), r"lacks the comp"),
+        (lambda d, h: masked(h, Deterministic(d)).having(ablation=al.Mean(h.data())), r"ablated to is al.Zero\(\)"),
         (lambda d, h: masked(h, Stochastic(d, 2)).logits(torch.ones(1, 28), h.data(2)), "2 samples"),
         (lambda d, h: al.drift(masked(h, Stochastic(d, 2)), h.data(2), {"a": 0}), "2 samples"),
         (lambda d, h: al.direct_effect(masked(h, Deterministic(d)), h.data(2)), "base"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,6 +61,22 @@ class StandIns:
     """See `Replacements`."""
     base: Tensor | None = None
     """Gates of what is kept, of the same rows, [batch, component] or [batch, position, component]; None: all are 1."""
+    behind: Behind | None = None
+    """Components of another registry, which are gated whatever the mask."""
+
+
+class Behind(NamedTuple):
+    """Components that are gated behind those of a mask.
+
+    Attributes:
+        plan: of their registry.
+        gates: of the same rows as the mask.
+        stand_ins: what they are scaled towards.
+    """
+
+    plan: Plan
+    gates: Tensor
+    stand_ins: StandIns
 
 
 class Plan:
@@ -318,7 +335,8 @@ class Plan:
             off = off * stand_ins.strength
         by_token = off[:, None] if off.ndim == 2 else None
         padded: Tensor | None = None
-        placed: list[Placed] = []
+        behind = stand_ins.behind
+        placed: list[Placed] = [] if behind is None else behind.plan.edits(behind.gates, behind.stand_ins)
         for step, (read, written) in zip(self.steps, stand_ins.steps, strict=True):
             if isinstance(step, Cut) and isinstance(step.columns, slice):
                 start, stop = step.columns.start, step.columns.stop

@@ -25,6 +25,14 @@ class Base(ABC):
         """How many sets of gates there are; outputs are means over them, and cost as many forward passes."""
         return 1
 
+    def behind(self, adapter: Adapter, registry: Registry) -> Registry | None:
+        """Components that the base gates behind those of a registry that has none of them; None where it has.
+
+        They are scaled towards 0 whatever the mask, for example the parts of weight matrices in a model whose heads are
+        ablated.
+        """
+        return None
+
     @abstractmethod
     def gates(
         self, adapter: Adapter, registry: Registry, data: Batch

@@ -73,6 +73,11 @@ class Mode(Base):
         gates = gates_of(importances, self.sources(adapter, data, importances, sample))
         return {where: Gates(own.parts.clamp(0, 1), self._remainder(own.remainder)) for where, own in gates.items()}
 
+    def behind(self, adapter: Adapter, registry: Registry) -> Registry | None:
+        if any(isinstance(part.site.basis, RankOne) for part in registry.parts):
+            return None
+        return self.decomposition.registry(adapter)
+
     def gates(
         self, adapter: Adapter, registry: Registry, data: Batch
     ) -> Float[Tensor, "sample example component"] | Float[Tensor, "sample example position component"]:
