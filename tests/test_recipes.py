@@ -214,7 +214,8 @@ EACH = pytest.mark.parametrize("recipe", ALL, ids=lambda recipe: recipe.file)
 
 
 def test_every_recipe_is_tested() -> None:
-    assert {path.name for path in RECIPES.iterdir()} == {recipe.file for recipe in ALL}
+    of_its_own = {"induction_heads.yaml"}  # on a bundled model: tests/runs/test_induction_recipe.py
+    assert {path.name for path in RECIPES.iterdir()} == {recipe.file for recipe in ALL} | of_its_own
 
 
 @EACH

@@ -155,7 +155,7 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Attribute and evaluate as a configuration says."""
+    """Attribute, evaluate and diagnose as a configuration says."""
     from ablationlens.runs import config_file, summary
     from ablationlens.runs import running as runs
     from ablationlens.runs.overrides import OPTION, Override
@@ -167,6 +167,8 @@ def run(
     with _resumable("run", str(config), "--out", str(out), *again, "--resume"):
         prepared = runs.prepare(asked)
         progress.show()
+        for line in summary.planned(prepared):
+            typer.echo(line, err=True)
         results = runs.execute(prepared, out)
         page = runs.write_report(out / runs.REPORT, prepared, results)
     typer.echo("\n".join(summary.told(prepared, results)) + "\n")

@@ -7,7 +7,8 @@ import pytest
 from ablationlens.adapters.base import Adapter
 from ablationlens.kinds import KINDS as LIBRARY_KINDS
 from ablationlens.runs import config_file
-from ablationlens.runs.config import KINDS, names_in
+from ablationlens.runs.config import KINDS
+from ablationlens.runs.data_config import names_in
 from ablationlens.runs.method_configs import AttributeConfig
 
 SHORT = """

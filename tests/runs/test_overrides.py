@@ -112,7 +112,7 @@ def test_the_configuration_that_is_given_stays_as_it_is() -> None:
         ("method.1.coar.draws=5", "method is a list: say which of method.0, or set the whole of it"),
         ("method.attribute.budget=5", "method is coar here; set the whole of it, --set method=attribute"),
         ("dta.count=3", "--set dta.count=3: dta: unknown field; there are model, data"),
-        ("data.cuont=3", "--set data.cuont=3: data.cuont: unknown field; there are domain, tokens, file"),
+        ("data.cuont=3", "--set data.cuont=3: data.cuont: unknown field; there are domain, tokens, sequences"),
         ("data.cuont=3", "(did you mean count?)"),
         ("registry=heads", "--set registry=heads: registry.kinds: should be 'head'"),
         ("seed.x=3", "--set seed.x=3: seed: should be a valid integer; got {'x': 3}"),

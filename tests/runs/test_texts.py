@@ -11,7 +11,8 @@ import torch
 
 from ablationlens.data import Batch
 from ablationlens.errors import ConfigError
-from ablationlens.runs.config import DataConfig, ModelConfig
+from ablationlens.runs.config import ModelConfig
+from ablationlens.runs.data_config import DataConfig
 from ablationlens.runs.loading import Opened, open_model
 from ablationlens.runs.texts import open_data
 from tests.runs.tiny_runs import WORDS

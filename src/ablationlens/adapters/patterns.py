@@ -47,7 +47,7 @@ def read_patterns(
         InputError: if the model has several attentions, and `attention` does not say which.
         UnknownNameError: for a layer or an attention that the model does not have.
     """
-    chosen = chosen_heads(adapter, layers, attention)
+    chosen = chosen_heads(adapter, layers, attention, "adapter.patterns(batch, {})")
     adapter.check_data(batch)
     watch = Watch(Pattern(heads.layer, heads.attention) for heads in chosen)
     with torch.no_grad(), adapter.session(watch) as run:
@@ -83,7 +83,8 @@ def hook_patterns(adapter: Adapter, watch: Watch, examples: Callable[[], int], h
         handles: where each hook is noted as soon as it is there.
     """
     for pattern in watch.patterns:
-        (heads,) = chosen_heads(adapter, [pattern.layer], pattern.attention)
+        call = f"al.PatternMass({pattern.layer}, head, {{}})"
+        (heads,) = chosen_heads(adapter, [pattern.layer], pattern.attention, call)
         point = adapter.pattern_point(heads)
         watch.advice[pattern] = point.advice
 
@@ -94,8 +95,20 @@ def hook_patterns(adapter: Adapter, watch: Watch, examples: Callable[[], int], h
         handles.append(point.module.register_forward_hook(note))
 
 
-def chosen_heads(adapter: Adapter, layers: Sequence[int] | None, attention: str | None) -> list[Heads]:
-    """The heads of one attention in the layers that are asked for; see `read_patterns`."""
+def chosen_heads(
+    adapter: Adapter,
+    layers: Sequence[int] | None,
+    attention: str | None,
+    call: str = "al.attention_patterns(model, data, {})",
+) -> list[Heads]:
+    """The heads of one attention in the layers that are asked for; see `read_patterns`.
+
+    Args:
+        adapter: the model.
+        layers: layers to read; all by default.
+        attention: which attention of a layer, in a model that has several.
+        call: what the user called, with braces where `attention` goes, for messages.
+    """
     layout = adapter.layout
     if not layout.heads:
         raise AdapterError(f"it is not known where {type(adapter.model).__name__} has its attention. {layout.advice}")
@@ -105,8 +118,8 @@ def chosen_heads(adapter: Adapter, layers: Sequence[int] | None, attention: str 
         raise UnknownNameError(f"no attention '{attention}': this model has {', '.join(known)}")
     if len(matches) > 1:
         raise InputError(
-            f"this model has several attentions in a layer: name one, patterns(batch, attention='{matches[-1]}'); they "
-            f"are {', '.join(known)}"
+            "this model has several attentions in a layer: name one, "
+            f"{call.format(f'attention={matches[-1]!r}')}; they are {', '.join(known)}"
         )
     of_all = {heads.layer: heads for heads in layout.heads if heads.attention == matches[0]}
     wanted = list(of_all) if layers is None else layout.select_layers(layers)

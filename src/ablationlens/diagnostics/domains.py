@@ -14,6 +14,7 @@ import pandas as pd
 
 from ablationlens.attribution import path_gradient
 from ablationlens.data import Batch
+from ablationlens.data.checks import is_integer
 from ablationlens.diagnostics.domain_agreement import Kind, usable, with_weights
 from ablationlens.diagnostics.domain_data import check_data, draws_for
 from ablationlens.diagnostics.domain_differences import averages, differences
@@ -205,10 +206,16 @@ def domains(
         show_bar: a progress bar; by default where there is a screen.
 
     Raises:
-        InputError: if data is not two batches or more by name, one of them is empty, or alpha or draws do not fit.
+        InputError: if data is not two batches or more by name, one of them is empty, or alpha, draws or
+            held_out do not fit.
     """
     check_data(model, data, fewest=2, examples=1)
     components, examples = len(model.registry), sum(len(batch) for batch in data.values())
+    if not is_integer(held_out) or held_out < 0 or held_out in (1, 2):
+        raise InputError(
+            "held_out is the number of masks that attributions are tested on, at least 3, better hundreds, or 0 for no "
+            f"test; got {held_out!r}"
+        )
     check_masks([alpha], components, held_out or 3, seed)
     fitting = Fitting(method, draws_for(method, components, draws), seed, rows, show_bar)
     check_draws(fitting.draws, 1)

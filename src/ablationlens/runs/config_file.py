@@ -14,7 +14,7 @@ from yaml.error import MarkedYAMLError
 
 from ablationlens.errors import ConfigError
 from ablationlens.runs.config import RunConfig
-from ablationlens.runs.overrides import Override, model_of, short
+from ablationlens.runs.overrides import Override, annotation_of, model_of, nested, short
 from ablationlens.runs.paths import anchored
 from ablationlens.runs.strict import OneOf
 
@@ -99,7 +99,7 @@ def _origin(path: str, source: str, overrides: Sequence[Override]) -> str:
 def _place(error: ErrorDetails, content: Any) -> tuple[str, type[BaseModel] | None]:
     """Dotted path of the wrong field, as the user wrote it, and the model that has it, or should have."""
     parts: list[str] = []
-    model: type[BaseModel] | None = RunConfig
+    annotation: Any = RunConfig
     owner: type[BaseModel] | None = None
     for part in error["loc"]:
         if isinstance(part, int):
@@ -107,10 +107,9 @@ def _place(error: ErrorDetails, content: Any) -> tuple[str, type[BaseModel] | No
                 parts.append(str(part))
                 content = content[part]
             continue
-        if model is None:  # a member of a union of types: no field
+        if annotation is None or not nested(annotation):  # a member of a union of types: no field
             break
-        owner, field = model, model.model_fields.get(part)
-        model = None if field is None else model_of(field.annotation)
+        owner, annotation = model_of(annotation), annotation_of(annotation, part)
         parts.append(part)
         content = content.get(part) if isinstance(content, Mapping) else content
     return ".".join(parts), owner

@@ -1,6 +1,6 @@
-"""Attributions that a run has finished: which of them a run that goes on can take as they are.
+"""What a run has finished: which attributions and diagnostics a run that goes on can take as they are.
 
-With each attribution stands what it was asked for. It is taken again for the same question; computed again where only
+With each result stands what it was asked for. It is taken again for the same question; computed again where only
 the amount of work differs, as a store of draws would be extended; and refused where it is of another model, other data
 or another seed, so that a directory never holds two runs.
 """
@@ -9,42 +9,72 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ablationlens.data import Batch
 from ablationlens.errors import StoreError
 from ablationlens.masked_model import MaskedModel
+from ablationlens.report.evidence import Evidence
 from ablationlens.results import Attribution
+
+
+@runtime_checkable  # so that beartype can check it in the tests
+class Finding(Evidence, Protocol):
+    """What a diagnostic returns: a report can show it, and it can be written to a file."""
+
+    def save(self, path: Path) -> Path: ...
+
+
+Kept = TypeVar("Kept", bound=Attribution | Finding)
 
 log = logging.getLogger("ablationlens")
 
 ASKED = "asked"
 """Where the provenance says what was asked for."""
-AMOUNTS = ("budget", "tolerance", "draws", "steps", "samples", "solver")
-"""What may differ between two attributions that are one run: how much is computed, and how it is fitted."""
+AMOUNTS = frozenset(
+    {"budget", "tolerance", "draws", "steps", "samples", "solver"}
+    | {"held_out", "times", "seeds", "fit_draws", "random_orders", "counts", "top"}
+)
+"""What may differ between two results that are one run: how much is computed, and how it is fitted."""
+METHODS = "methods"
+"""Where a diagnostic of attributions says which; a run may gain some."""
 
 
-def marked(found: Attribution, asked: dict[str, Any]) -> Attribution:
+def marked(found: Kept, asked: Mapping[str, Any]) -> Kept:
     """With what was asked for in its provenance."""
-    return replace(found, provenance={**found.provenance, ASKED: asked})
+    return replace(found, provenance={**found.provenance, ASKED: asked})  # pyright: ignore[reportArgumentType]
+
+
+def unmarked(found: Kept) -> Kept:
+    """As its function made it."""
+    provenance = {key: value for key, value in found.provenance.items() if key != ASKED}
+    return replace(found, provenance=provenance)  # pyright: ignore[reportArgumentType]
 
 
 def load_finished(
-    path: Path, asked: dict[str, Any], model: MaskedModel, data: Batch, *, refuse: bool
-) -> Attribution | None:
-    """The attribution that a file holds, if it answers what is asked now.
+    path: Path,
+    load: Callable[[Path], Kept],
+    asked: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    *,
+    called: str,
+    refuse: bool,
+) -> Kept | None:
+    """The result that a file holds, if it answers what is asked now.
 
     Args:
         path: the file.
-        asked: what decides the result, beside model and data.
-        model: the model that it should be of.
-        data: the examples.
+        load: reads it.
+        asked: what decides the result, as `marked` has kept it.
+        identity: the model and the data that it should be of, as its provenance has them.
+        called: what messages call it.
         refuse: whether to refuse here what belongs to another run; a method with a store leaves that to the store.
 
     Returns:
-        The attribution; None if there is none, it is damaged, or it was made with more or less work.
+        The result; None if there is none, it is damaged, or it was made with more or less work.
 
     Raises:
         StoreError: if it belongs to another run.
@@ -52,17 +82,16 @@ def load_finished(
     if not path.is_file():
         return None
     try:
-        found = Attribution.load(path)
+        found = load(path)
     except StoreError as error:
         log.warning("%s; it is computed again", error)
         return None
-    asked = json.loads(json.dumps(asked))
-    identity = json.loads(json.dumps(_identity(model, data)))
+    asked, identity = json.loads(json.dumps(asked)), json.loads(json.dumps(identity))
     more = _differences(found.provenance.get(ASKED) or {}, asked)
     others = _differences({key: found.provenance.get(key) for key in identity}, identity)
-    others |= {name: texts for name, texts in more.items() if name.removeprefix("options.") not in AMOUNTS}
+    others |= {name: texts for name, texts in more.items() if not _is_amount(name)}
     if not more and not others:
-        log.info("%s: finished already, in %s", found.method, path)
+        log.info("%s: finished already, in %s", called, path)
         return found
     if others and refuse:
         shown = "; ".join(
@@ -72,7 +101,11 @@ def load_finished(
     return None
 
 
-def _identity(model: MaskedModel, data: Batch) -> dict[str, Any]:
+def _is_amount(name: str) -> bool:
+    return name.partition(".")[0] == METHODS or name.removeprefix("options.") in AMOUNTS
+
+
+def identity_of(model: MaskedModel, data: Batch) -> dict[str, Any]:
     """Model and data, as provenances hold them."""
     return {**model.describe(), "data": {"examples": len(data), "fingerprint": data.fingerprint()}}
 

@@ -6,13 +6,12 @@ Each has a `name` for tables, figures and files, so that one method can be asked
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ablationlens.runs.strict import Alpha, Count, Number, OneOf, Strict
+from ablationlens.runs.strict import Alpha, Count, Number, OneOf, Strict, called
 
 DEFAULT_ALPHA = 0.05
 """Share of components that is ablated where nothing else is said."""
@@ -131,7 +130,7 @@ class MethodConfig(OneOf):
     @property
     def slug(self) -> str:
         """As files call it."""
-        return re.sub(r"[^a-z0-9.]+", "_", self.name.lower()).strip("_.")
+        return called(self.name)
 
     @property
     def fitted(self) -> bool:

@@ -78,13 +78,14 @@ class Override:
         """
         return self._set(content, 0, RunConfig)
 
-    def _set(self, content: Any, depth: int, model: type[BaseModel] | None) -> Any:
+    def _set(self, content: Any, depth: int, annotation: Any) -> Any:
         """`content`, which the first `depth` parts of the path lead to, with the rest of the path set."""
         if depth == len(self.path):
             return self.value
         key = self.path[depth]
         if isinstance(content, list):
-            return self._set_item(content, depth, model)
+            return self._set_item(content, depth, annotation)
+        model = model_of(annotation)
         if model is not None and issubclass(model, Strict):
             content = model.written_out(content)
         content = {} if content is None else content
@@ -92,9 +93,8 @@ class Override:
             raise ConfigError(f"{self.typed}: {self._here(depth)} is {short(content)}, which has no field '{key}'")
         if model is not None and issubclass(model, OneOf) and key in model.model_fields:
             self._check_choice(content, depth)
-        field = None if model is None else model.model_fields.get(key)
-        inner, old = None if field is None else model_of(field.annotation), content.get(key)
-        if field is not None and holds_list(field.annotation) and self._numbered(depth + 1):
+        inner, old = annotation_of(annotation, key), content.get(key)
+        if holds_list(inner) and self._numbered(depth + 1):
             old = old if isinstance(old, list) else [{} if old is None else old]  # one thing where several may stand
         return {**content, key: self._set(old, depth + 1, inner)}
 
@@ -102,13 +102,13 @@ class Override:
         """Whether this part of the path is the number of a member."""
         return depth < len(self.path) and self.path[depth].isdecimal()
 
-    def _set_item(self, content: list[Any], depth: int, model: type[BaseModel] | None) -> list[Any]:
+    def _set_item(self, content: list[Any], depth: int, annotation: Any) -> list[Any]:
         key, here = self.path[depth], self._here(depth)
         if not key.isdecimal() or int(key) >= len(content):
             numbers = ", ".join(f"{here}.{number}" for number in range(len(content))) or "none"
             raise ConfigError(f"{self.typed}: {here} is a list: say which of {numbers}, or set the whole of it")
         done = list(content)
-        done[int(key)] = self._set(content[int(key)], depth + 1, model)
+        done[int(key)] = self._set(content[int(key)], depth + 1, annotation)
         return done
 
     def _check_choice(self, content: Mapping[str, Any], depth: int) -> None:
@@ -126,10 +126,32 @@ class Override:
 
 
 def model_of(annotation: Any) -> type[BaseModel] | None:
-    """The model in an annotation such as ``list[Model]`` or ``Model | None``."""
+    """The model in an annotation such as ``list[Model]`` or ``Model | None``; none in a mapping of them by name."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
+    if get_origin(annotation) is dict:
+        return None
     return next((found for inner in get_args(annotation) if (found := model_of(inner))), None)
+
+
+def annotation_of(annotation: Any, key: str) -> Any:
+    """Annotation of what stands under a name: a field of a model, or a member of a mapping; None for neither."""
+    model = model_of(annotation)
+    if model is not None:
+        field = model.model_fields.get(key)
+        return None if field is None else field.annotation
+    if get_origin(annotation) is dict:
+        return get_args(annotation)[1]
+    return next((found for inner in get_args(annotation) if (found := annotation_of(inner, key)) is not None), None)
+
+
+def nested(annotation: Any) -> bool:
+    """Whether something stands under names: in a model, or in a mapping."""
+    return (
+        model_of(annotation) is not None
+        or get_origin(annotation) is dict
+        or any(nested(inner) for inner in get_args(annotation))
+    )
 
 
 def holds_list(annotation: Any) -> bool:

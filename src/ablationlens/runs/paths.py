@@ -24,13 +24,46 @@ def anchored(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     elif isinstance(model, Mapping) and isinstance(model.get("name"), str):
         done["model"] = {**model, "name": _model(model["name"], folder)}
     done |= _data(done, folder)
-    ablation = done.get("ablation")
-    if isinstance(ablation, Mapping):
-        done["ablation"] = {
-            name: _data(options, folder) if isinstance(options, Mapping) else options
-            for name, options in ablation.items()
-        }
+    if "ablation" in done:
+        done["ablation"] = _ablation(done["ablation"], folder)
+    if "diagnose" in done:
+        done["diagnose"] = _diagnostics(done["diagnose"], folder)
     return done
+
+
+def _ablation(value: Any, folder: Path) -> Any:
+    """The same with absolute files of replacements."""
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        name: _data(options, folder) if isinstance(options, Mapping) else options for name, options in value.items()
+    }
+
+
+def _diagnostics(value: Any, folder: Path) -> Any:
+    """One, several, or some of several by their number."""
+    if isinstance(value, list):
+        return [_diagnostics(one, folder) for one in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        name: _diagnostics(item, folder) if str(name).isdecimal() else _options(item, folder)
+        for name, item in value.items()
+    }
+
+
+def _options(value: Any, folder: Path) -> Any:
+    """Options of a diagnostic: its data sets and ablations have names."""
+    done = dict(value) if isinstance(value, Mapping) else value
+    for field, inner in (("data", _source), ("ablations", _ablation)):
+        if isinstance(done, dict) and isinstance(done.get(field), Mapping):
+            done[field] = {name: inner(item, folder) for name, item in done[field].items()}
+    return done
+
+
+def _source(value: Any, folder: Path) -> Any:
+    """The same texts with an absolute file."""
+    return _data({"data": value}, folder)["data"]
 
 
 def _model(name: str, folder: Path) -> str:

@@ -1,19 +1,23 @@
 """A run in a directory: what a configuration asks for, done so that a run that was stopped can go on.
 
-config.yaml             the configuration, paths absolute and defaults written out
-stores/<method>/        outputs under masks, block by block (see counterfactuals/store.py), of methods with many passes
-<method>.safetensors    the attribution, which is not computed again (see finished.py)
-scores.safetensors      how well it predicts held-out ablations
-report.html             all of it, to read
+config.yaml                           the configuration, paths absolute and defaults written out
+stores/<method>/                      outputs under masks, block by block (see counterfactuals/store.py), of methods
+                                      with many passes
+<method>.safetensors                  the attribution, which is not computed again (see finished.py)
+scores.safetensors                    how well it predicts held-out ablations
+diagnostics/<diagnostic>.safetensors  what else was asked, which is not computed again
+again/                                attributions of the next seed, with stores of their own, where a diagnostic needs
+                                      them
+report.html                           all of it, to read
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ablationlens.ablations import Ablation, GaussianNoise, Mean, Resample, Scale, Zero
 from ablationlens.adapters.base import Adapter
 from ablationlens.adapters.dispatch import adapt
 from ablationlens.attribution.coar import kept_outputs
@@ -23,13 +27,14 @@ from ablationlens.errors import ConfigError, StoreError
 from ablationlens.evaluate import Scores, evaluate
 from ablationlens.masked_model import MaskedModel
 from ablationlens.masks.designs import random_design
-from ablationlens.outputs import KL, CrossEntropy, Logit, LogitDifference, Margin, Output
 from ablationlens.report import report
 from ablationlens.results import Attribution
-from ablationlens.runs import config as configs
-from ablationlens.runs import config_file, methods
+from ablationlens.runs import config_file, diagnostic_plans, diagnostics, methods
+from ablationlens.runs.building import ablation_of, output_of
 from ablationlens.runs.config import RunConfig
-from ablationlens.runs.finished import load_finished, marked
+from ablationlens.runs.diagnostic_configs import DiagnosticConfig
+from ablationlens.runs.diagnostic_plans import Subject
+from ablationlens.runs.finished import Finding, identity_of, load_finished, marked, unmarked
 from ablationlens.runs.loading import Opened, open_model
 from ablationlens.runs.method_configs import MethodConfig
 from ablationlens.runs.texts import open_data
@@ -38,15 +43,25 @@ CONFIG = "config.yaml"
 STORES = "stores"
 SCORES = "scores.safetensors"
 REPORT = "report.html"
+DIAGNOSTICS = "diagnostics"
+AGAIN = "again"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a configuration stands for, ready to run: the configuration with every alpha that it left open."""
+    """What a configuration stands for, ready to run.
+
+    Attributes:
+        config: the configuration with every alpha that it left open.
+        model: the masked model.
+        data: the examples.
+        subjects: name of each diagnostic -> what it is asked of.
+    """
 
     config: RunConfig
     model: MaskedModel
     data: Batch
+    subjects: Mapping[str, Subject] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,7 @@ class Results:
 
     attributions: Mapping[str, Attribution]
     scores: Scores
+    diagnostics: Mapping[str, Finding] = field(default_factory=dict)
 
 
 def prepare(config: RunConfig, opened: Opened | None = None, adapter: Adapter | None = None) -> Prepared:
@@ -81,34 +97,63 @@ def prepare(config: RunConfig, opened: Opened | None = None, adapter: Adapter | 
         allow_overlap=asked.allow_overlap,
     )
     data = open_data(config.data, opened)
-    model = MaskedModel(adapter, registry, _ablation(config, data, opened), _output(config))
+    ablation = ablation_of(config.ablation, data, opened, config.seed)
+    model = MaskedModel(adapter, registry, ablation, output_of(config.output, adapter))
     whole = config.for_components(len(registry))
-    _check(whole, model, data)
-    return Prepared(whole, model, data)
+    subjects = {one.name: _subject(whole, one, place, opened, model, data) for place, one in whole.diagnostics.items()}
+    prepared = Prepared(whole, model, data, subjects)
+    _check(prepared)
+    return prepared
 
 
-def _check(config: RunConfig, model: MaskedModel, data: Batch) -> None:
+def _subject(
+    config: RunConfig, one: DiagnosticConfig, place: str, opened: Opened, model: MaskedModel, data: Batch
+) -> Subject:
+    """What a diagnostic is asked of: the run, and data, ablations and outputs of its own."""
+    ablations, outputs = (getattr(one.options, name, None) for name in ("ablations", "outputs"))
+    return Subject(
+        model=model,
+        data=data,
+        sets={name: open_data(own, opened, f"{place}.data.{name}") for name, own in one.sets.items()},
+        ablations=ablations
+        and {
+            name: ablation_of(own, data, opened, config.seed, f"{place}.ablations.{name}")
+            for name, own in ablations.items()
+        },
+        outputs=outputs
+        and {name: output_of(own, model.adapter, f"{place}.outputs.{name}") for name, own in outputs.items()},
+        methods=tuple(config.method),
+        alphas=tuple(config.alphas),
+        seed=config.seed,
+    )
+
+
+def _check(prepared: Prepared) -> None:
     """Find now what would stop the run later: an output that does not fit the data, masks that cannot be drawn."""
+    config, model, data = prepared.config, prepared.model, prepared.data
     kept_outputs(model, data)
     components = len(model.registry)
     for method in config.method:
         methods.check(method, components, config.seed)
     for alpha in config.alphas:
         random_design("bernoulli", components, alpha, config.evaluate.draws, config.seed)
+    for place, one in config.diagnostics.items():
+        diagnostic_plans.check(one, prepared.subjects[one.name], place)
 
 
 def execute(prepared: Prepared, folder: Path) -> Results:
-    """Attribute and evaluate; the attributions and stores that `folder` holds already are not computed again.
+    """Attribute, evaluate and diagnose; what `folder` holds already is not computed again.
 
     Raises:
-        StoreError: if an attribution or a store belongs to another run, is damaged, or cannot be written.
-        InputError: if a method does not fit the components.
+        StoreError: if a result or a store belongs to another run, is damaged, or cannot be written.
+        InputError: if a method or a diagnostic does not fit the components.
     """
     config = prepared.config
     folder.mkdir(parents=True, exist_ok=True)
+    kept_diagnostics = {one.name: _kept(prepared, one, folder) for one in config.diagnostics.values()}
     attributions: dict[str, Attribution] = {}
     for method in config.method:
-        attributions[method.name] = _attribute(prepared, method, folder)
+        attributions[method.name] = _attribute(prepared, method, folder, config.seed)
     scores = evaluate(
         prepared.model,
         prepared.data,
@@ -118,10 +163,14 @@ def execute(prepared: Prepared, folder: Path) -> Results:
         seed=config.seed,
     )
     scores.save(folder / SCORES)
+    found: dict[str, Finding] = {}
+    for place, one in config.diagnostics.items():
+        known = kept_diagnostics[one.name]
+        found[one.name] = _diagnose(prepared, one, place, attributions, folder) if known is None else known
     kept = config_file.load(folder / CONFIG) if (folder / CONFIG).is_file() else None
     if kept is None or kept.for_components(len(prepared.model.registry)) != config:
         write_atomically(folder / CONFIG, config.to_yaml().encode())
-    return Results(attributions, scores)
+    return Results(attributions, scores, found)
 
 
 def attribution_path(folder: Path, method: MethodConfig) -> Path:
@@ -129,50 +178,49 @@ def attribution_path(folder: Path, method: MethodConfig) -> Path:
     return folder / f"{method.slug}.safetensors"
 
 
-def _attribute(prepared: Prepared, method: MethodConfig, folder: Path) -> Attribution:
+def diagnostic_path(folder: Path, one: DiagnosticConfig) -> Path:
+    """Where the result of a diagnostic is kept."""
+    return folder / DIAGNOSTICS / f"{one.slug}.safetensors"
+
+
+def _attribute(prepared: Prepared, method: MethodConfig, folder: Path, seed: int) -> Attribution:
     """The attribution of one method: the one that is in the directory, or a new one, which is kept there."""
-    model, data, seed = prepared.model, prepared.data, prepared.config.seed
+    model, data = prepared.model, prepared.data
     path, store = attribution_path(folder, method), folder / STORES / method.slug
-    asked = method.asked(seed)
-    found = load_finished(path, asked, model, data, refuse=not store.is_dir())
+    asked, identity = method.asked(seed), identity_of(model, data)
+    refuse = not store.is_dir()
+    found = load_finished(path, Attribution.load, asked, identity, called=method.name, refuse=refuse)
     if found is None:
         found = marked(methods.run_method(method, model, data, seed=seed, store=store), asked)
         found.save(path)
     return found
 
 
-def _ablation(config: RunConfig, data: Batch, opened: Opened) -> Ablation:
-    match config.ablation.choice:
-        case _, configs.ScaleConfig(gamma=gamma):
-            return Scale(gamma)
-        case _, configs.MeanConfig(data=other, per_position=per_position):
-            found = data if other is None else open_data(other, opened, "ablation.mean.data")
-            return Mean(found, per_position)
-        case _, configs.ResampleConfig(data=other):
-            found = None if other is None else open_data(other, opened, "ablation.resample.data")
-            return Resample(found, config.seed)
-        case _, configs.NoiseConfig(sigma=sigma, relative=relative):
-            return GaussianNoise(sigma, config.seed, relative)
-        case _, configs.ZeroConfig(include_bias=include_bias):
-            return Zero(include_bias)
-        case name, _:
-            raise ConfigError(f"ablation: no ablation '{name}'")
+def _kept(prepared: Prepared, one: DiagnosticConfig, folder: Path) -> Finding | None:
+    """The result of a diagnostic that is in the directory."""
+    asked = diagnostics.asked(one, prepared.subjects[one.name])
+    path = diagnostic_path(folder, one)
+    found = load_finished(path, functools.partial(diagnostics.load, one), asked, {}, called=one.name, refuse=True)
+    return None if found is None else unmarked(found)
 
 
-def _output(config: RunConfig) -> Output:
-    match config.output.choice:
-        case _, configs.MarginConfig(classes=classes):
-            return Margin(classes)
-        case "cross_entropy", _:
-            return CrossEntropy()
-        case _, configs.LogitConfig(token=token):
-            return Logit(token)
-        case _, configs.LogitDifferenceConfig(a=a, b=b):
-            return LogitDifference(a, b)
-        case _, configs.KLConfig(direction=direction):
-            return KL(direction)
-        case name, _:
-            raise ConfigError(f"output: no output '{name}'")
+def _diagnose(
+    prepared: Prepared, one: DiagnosticConfig, place: str, attributions: Mapping[str, Attribution], folder: Path
+) -> Finding:
+    """A new result of a diagnostic, which is kept in the directory."""
+    subject = prepared.subjects[one.name]
+
+    def again() -> dict[str, Attribution]:
+        where = folder / AGAIN
+        where.mkdir(exist_ok=True)
+        return {method.name: _attribute(prepared, method, where, subject.seed + 1) for method in subject.again}
+
+    with diagnostic_plans.named(place):
+        found = diagnostics.run_diagnostic(one, subject, attributions, again)
+    path = diagnostic_path(folder, one)
+    path.parent.mkdir(exist_ok=True)
+    marked(found, diagnostics.asked(one, subject)).save(path)
+    return unmarked(found)
 
 
 # --- the directory ----------------------------------------------------------------------------------------------------
@@ -216,9 +264,25 @@ def read(folder: Path) -> tuple[RunConfig, Results]:
     if not (folder / SCORES).is_file():
         raise StoreError(f"the run in {folder} is not finished: it has no {SCORES}; go on with it first, with --resume")
     attributions = {method.name: Attribution.load(attribution_path(folder, method)) for method in config.method}
-    return config, Results(attributions, Scores.load(folder / SCORES))
+    found: dict[str, Finding] = {}
+    for one in config.diagnostics.values():
+        path = diagnostic_path(folder, one)
+        if not path.is_file():
+            raise StoreError(
+                f"the run in {folder} is not finished: it has no {DIAGNOSTICS}/{path.name}; go on with it first, with "
+                "--resume"
+            )
+        found[one.name] = unmarked(diagnostics.load(one, path))
+    return config, Results(attributions, Scores.load(folder / SCORES), found)
 
 
 def write_report(path: Path, prepared: Prepared, results: Results) -> Path:
     """The page of one run."""
-    return report(path, prepared.model, prepared.data, attributions=results.attributions, scores=results.scores)
+    return report(
+        path,
+        prepared.model,
+        prepared.data,
+        attributions=results.attributions,
+        scores=results.scores,
+        studies=list(results.diagnostics.values()) or None,
+    )

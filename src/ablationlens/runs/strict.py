@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -18,6 +19,7 @@ Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 """A float; YAML 1.1 reads 1e-2 as a text, which is taken as the number that it is."""
 Alpha = Annotated[Number, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
 Token = int | str
 """Index of a token, a text that is one token, or "label"."""
 
@@ -25,6 +27,11 @@ Token = int | str
 def listed(value: Any) -> Any:
     """One thing where several may stand."""
     return value if isinstance(value, list) else [value]
+
+
+def called(name: str) -> str:
+    """A name as files have it: small letters, digits and underscores."""
+    return re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_.")
 
 
 def as_json(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a run did, in a few lines for the screen: what each method was, what it cost, and how far to trust it."""
+"""What a run will do and did, in a few lines for the screen: what it costs, what it found, how far to trust it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,24 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ablationlens.plots.labels import percent
+from ablationlens.report.catalogue import says_of
 from ablationlens.results import Attribution
+from ablationlens.runs import diagnostic_plans
 from ablationlens.runs.method_configs import MethodConfig
 from ablationlens.runs.methods import passes
 from ablationlens.runs.running import Prepared, Results
 
 
+def planned(prepared: Prepared) -> Iterator[str]:
+    """Lines on what every diagnostic of a run will cost at most."""
+    for one in prepared.config.diagnostics.values():
+        rows = diagnostic_plans.rows(one, prepared.subjects[one.name])
+        cost = f"{rows:,} forward rows, a gradient counted as three" if rows else "no forward passes"
+        yield f"diagnose {one.name}: {cost}"
+
+
 def told(prepared: Prepared, results: Results) -> Iterator[str]:
-    """Lines on every method of a run."""
+    """Lines on every method and every diagnostic of a run."""
     scores = results.scores.table().to_dict("records")
     for method in prepared.config.method:
         attribution = results.attributions[method.name]
@@ -22,6 +32,8 @@ def told(prepared: Prepared, results: Results) -> Iterator[str]:
         for row in scores:
             if row["method"] == method.name and row["alpha"] == method.alpha:
                 yield f"  {_trust(row)}"
+    for name, found in results.diagnostics.items():
+        yield f"{name}: {says_of(found)}"
 
 
 def _done(method: MethodConfig, attribution: Attribution, components: int) -> str:

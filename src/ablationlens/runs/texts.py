@@ -13,7 +13,7 @@ from ablationlens import zoo
 from ablationlens.data import Batch, batch
 from ablationlens.data.tokens import one_token, rows_of, tokenize
 from ablationlens.errors import ConfigError, InputError
-from ablationlens.runs.config import DataConfig, LabelConfig, names_in
+from ablationlens.runs.data_config import DataConfig, LabelConfig, names_in
 from ablationlens.runs.loading import Opened
 
 DOMAIN_COUNT = 8
@@ -39,6 +39,8 @@ def open_data(config: DataConfig, opened: Opened, field: str = "data") -> Batch:
     Raises:
         ConfigError: if a file cannot be read, or has too few texts, or too long ones, or a label is no token.
     """
+    if config.sequences is not None:
+        return _sequences(config, config.sequences, opened, field)
     if config.domain is not None:
         texts = zoo.load("domains").texts(config.domain, tokens=config.tokens or DOMAIN_TOKENS)
         examples: list[Example] = [(text, None) for text in _first(texts, config.count or DOMAIN_COUNT, field)]
@@ -51,6 +53,16 @@ def open_data(config: DataConfig, opened: Opened, field: str = "data") -> Batch:
             f"it in the file, or set {field}.truncate"
         )
     return data
+
+
+def _sequences(config: DataConfig, length: int, opened: Opened, field: str) -> Batch:
+    """Random sequences that are each repeated once, scored where the next token was seen before."""
+    source = zoo.load("induction")
+    rows = source.sequences(config.count or DOMAIN_COUNT, length).tolist()
+    if opened.tokenizer is None or tokenize(source.tokenizer.batch_decode(rows), opened.tokenizer) != rows:
+        raise ConfigError(f"{field}.sequences: those of the bundled model induction: set model.name to induction")
+    positions = list(range(length, 2 * length - 1)) if config.positions is None else config.positions
+    return batch(rows, tokenizer=opened.tokenizer, positions=positions)
 
 
 def _batch(examples: list[Example], config: DataConfig, opened: Opened, field: str) -> Batch:
