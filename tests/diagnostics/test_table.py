@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import ablationlens as al
+from ablationlens.diagnostics import pattern_cells
 from ablationlens.diagnostics.clean import MEASURES
 from ablationlens.diagnostics.drift import drift
 from ablationlens.diagnostics.parts import parts_of
@@ -202,6 +203,11 @@ def test_a_pass_that_does_not_fit_is_halved(torch_gpt2: Host, monkeypatch: pytes
     assert found.patterns is not None
     np.testing.assert_allclose(found.patterns.values, expected.patterns.values, atol=1e-5)
     np.testing.assert_allclose(found.values.to_array(), expected.values.to_array(), atol=1e-5)
+    assert found.kept is not None
+    assert expected.kept is not None
+    assert sorted(zip(*map(found.kept.cells.get, ("part", "layer", "head")), strict=True)) == sorted(
+        zip(*map(expected.kept.cells.get, ("part", "layer", "head")), strict=True)
+    )
 
 
 def test_attention_runs_as_before(torch_gpt2: Host) -> None:
@@ -213,7 +219,8 @@ def test_attention_runs_as_before(torch_gpt2: Host) -> None:
 
 
 def test_which_attention_of_several() -> None:
-    adapter, data = al.adapt(model_of("t5")), al.batch(FAMILIES["t5"].batch())
+    inputs = FAMILIES["t5"].batch()
+    adapter, data = al.adapt(model_of("t5")), al.batch(inputs)
     model = al.MaskedModel(adapter, adapter.registry("head"), output=al.Logit(3))
     assert ablation_table(model, data).patterns is None
     with pytest.raises(al.InputError, match="several attentions"):
@@ -222,6 +229,10 @@ def test_which_attention_of_several() -> None:
         table = ablation_table(model, data, attention=attention)
         assert table.patterns is not None
         assert 0 < float(table.patterns.max()) <= 1
+        assert table.kept is not None
+        sizes = [inputs[name].shape[1] for name in ("decoder_input_ids", "input_ids")]
+        expected = sizes if attention == "decoder.cross" else [sizes[1]] * 2
+        assert [len(table.kept.queries), len(table.kept.keys)] == expected
 
 
 def test_patterns_between_patches_and_predictions_of_whole_images() -> None:
@@ -230,6 +241,108 @@ def test_patterns_between_patches_and_predictions_of_whole_images() -> None:
     assert table.patterns is not None
     assert (table.frame["kl"] > 0).all()
     assert table.frame["log_probability_change"].isna().all()
+
+
+# -- patterns of one example -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_kept_patterns_are_those_of_edited_weights(name: str, side: str) -> None:
+    host = host_of("torch", name)
+    table = ablation_table(by_head(host), padded(ROWS, side), example=1, rows=2)
+    assert table.kept is not None
+    assert (table.kept.example, table.kept.dropped) == (table.values["example"].values[1], 0)
+    assert len(table.kept.queries) == len(table.kept.keys) == len(ROWS[1])  # no padding
+    clean, changed = patterns_of(host.reference, ROWS[1]), 0
+    for component in host.registry("head"):
+        after = patterns_of(models.edited(host.reference, [component]), ROWS[1])
+        distance = (after - clean).abs().sum(-1).mean(-1) / 2
+        for layer in range(2):
+            for head in range(HEADS):
+                change = float(distance[layer, head])
+                if change < 1e-4:  # at 1e-5 it is decided whether it is kept
+                    continue
+                changed += 1
+                shown = table.pattern(component.name, layer=layer, head=head)
+                assert shown["mask"].values.tolist() == ["clean", f"without {component.name}"]
+                expected = torch.stack([clean[layer, head], after[layer, head]]).numpy()
+                np.testing.assert_allclose(shown.values[:, 0, 0, 0], expected, atol=5e-4)
+                rows = table.kept.cells.query("part == @component.name and layer == @layer and head == @head")
+                assert rows["change"].tolist() == pytest.approx([change], abs=1e-5)
+    assert changed >= HEADS  # all parts of layer 0 change something
+    assert table.kept.cells["change"].is_monotonic_decreasing
+    first = table.kept.cells.iloc[0]
+    assert table.pattern()["mask"].values[1] == f"without {first['part']}"
+    assert table.pattern()["layer"].values[0] == first["layer"]
+
+
+def test_those_are_kept_that_change_the_most(torch_gpt2: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = al.MaskedModel(torch_gpt2.adapter, torch_gpt2.adapter.registry("row", modules=["q"]))
+    data = padded(ROWS)
+    every = ablation_table(rows, data).kept
+    monkeypatch.setattr(pattern_cells, "NUMBERS", 7 * 25 + 3)  # seven patterns of five tokens
+    for rows_of_a_pass in (3, 64):
+        table = ablation_table(rows, data, rows=rows_of_a_pass)
+        few = table.kept
+        assert every is not None
+        assert few is not None
+        assert len(few.cells) == 7
+        assert few.dropped == len(every.cells) - 7 > 20
+        np.testing.assert_allclose(few.cells["change"], every.cells["change"][:7], atol=1e-6)
+        for row in range(7):
+            part, layer, head = few.cells.iloc[row][["part", "layer", "head"]]
+            np.testing.assert_allclose(
+                few.pair(row)[1], every.pattern(part, layer=layer, head=head)[1, 0, 0, 0], atol=1e-3
+            )
+        part, layer, head = every.cells.iloc[-1][["part", "layer", "head"]]
+        with pytest.raises(al.InputError, match=r"is not kept .* only the 7 that change the most.*attention_patterns"):
+            table.pattern(part, layer=layer, head=head)
+
+
+def test_what_is_held_during_a_sweep_is_bounded(torch_gpt2: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pattern_cells, "NUMBERS", 2 * 25)
+    held: list[int] = []
+    offer = pattern_cells.PatternCells.offer
+
+    def counted(cells: Any, *given: Any) -> None:
+        offer(cells, *given)
+        held.append(len(cells._cells))
+
+    monkeypatch.setattr(pattern_cells.PatternCells, "offer", counted)
+    rows = al.MaskedModel(torch_gpt2.adapter, torch_gpt2.adapter.registry("row", modules=["q"]))
+    table = ablation_table(rows, padded(ROWS), rows=3)
+    assert len(held) >= 64  # passes, of which each finds some that change
+    assert max(held) <= 2 * 2
+    assert table.kept is not None
+    assert len(table.kept.cells) == 2
+
+
+def test_patterns_that_are_not_there(torch_gpt2: Host) -> None:
+    model, data = by_head(torch_gpt2), padded(ROWS)
+    table = ablation_table(model, data, example=-1)
+    with pytest.raises(al.InputError, match=r"the pattern of L0\.head 0 does not change without L1\.head 2"):
+        table.pattern("L1.head 2", layer=0, head=0)
+    unknown: list[tuple[dict[str, Any], str]] = [
+        ({"layer": 7}, "no layer 7"),
+        ({"head": 9}, "no head 9"),
+        ({"part": "x"}, "no part 'x'"),
+    ]
+    for wrong, words in unknown:
+        with pytest.raises(al.InputError, match=words):
+            table.pattern(**wrong)
+    bare = ablation_table(model, data, example=None)
+    assert bare.kept is None
+    assert bare.patterns is not None
+    with pytest.raises(al.InputError, match="has kept no patterns: .*example=0"):
+        bare.pattern()
+    with pytest.raises(al.InputError, match="no example 3"):
+        ablation_table(model, data, example=3)
+
+
+def test_a_table_from_before_patterns_were_kept(torch_gpt2: Host, tmp_path: Path) -> None:
+    found = ablation_table(by_head(torch_gpt2), padded(ROWS), example=None)
+    assert AblationTable.load(found.save(tmp_path / "table.safetensors")).kept is None
 
 
 def test_save_and_load(torch_gpt2: Host, tmp_path: Path) -> None:
@@ -242,6 +355,12 @@ def test_save_and_load(torch_gpt2: Host, tmp_path: Path) -> None:
         assert (back.patterns is None) == (found.patterns is None)
         if back.patterns is not None and found.patterns is not None:
             assert back.patterns.identical(found.patterns)
+        assert (back.kept is None) == (found.kept is None)
+        if back.kept is not None and found.kept is not None:
+            assert back.kept.cells.equals(found.kept.cells)
+            assert (back.kept.queries, back.kept.keys) == (found.kept.queries, found.kept.keys)
+            assert back.pattern().identical(found.pattern())
+            assert repr(back.kept) == repr(found.kept)
         assert repr(back) == repr(found)
     with pytest.raises(al.StoreError, match="does not hold an ablation table"):
         AblationTable.load(save_arrays(tmp_path / "other.safetensors", {"x": np.zeros(1)}, {"parts": {}}))

@@ -66,11 +66,35 @@ def test_changes_of_patterns(table: al.AblationTable) -> None:
     assert shown.max() == pytest.approx(np.nanmax(table.patterns.values))
 
 
+def test_one_pattern_without_a_part(table: al.AblationTable) -> None:
+    assert table.kept is not None
+    figure: Any = plots.pattern_without(table, "L0.head 1", layer=1, head=2)
+    shown = [np.asarray(panel.z, dtype=float) for panel in figure.data]
+    expected = table.pattern("L0.head 1", layer=1, head=2).values[:, 0, 0, 0]
+    assert np.allclose(shown, [*expected, expected[1] - expected[0]])
+    assert [title.text for title in figure.layout.annotations] == [
+        "clean",
+        "without L0.head 1",
+        "without L0.head 1 - clean",
+    ]
+    assert "L1.head 2" in figure.layout.title.text
+    assert len(figure.layout.yaxis.ticktext) == len(table.kept.queries)
+    largest = table.kept.cells.iloc[0]
+    most: Any = plots.pattern_without(table)
+    assert f"L{largest['layer']}.head {largest['head']}" in most.layout.title.text
+    changed = np.abs(np.asarray(most.data[2].z, dtype=float)).sum(1).mean() / 2
+    assert changed == pytest.approx(largest["change"], abs=2e-3)
+    with pytest.raises(al.InputError, match="no part"):
+        plots.pattern_without(table, 99)
+
+
 def test_a_table_without_patterns(gpt2: Host) -> None:
     model = al.MaskedModel(gpt2.adapter, gpt2.registry("head"), output=LABELLED)
     bare = al.ablation_table(model, gpt2.data(2), patterns=False)
     with pytest.raises(al.InputError, match="patterns=True"):
         plots.pattern_change(bare)
+    with pytest.raises(al.InputError, match="has kept no patterns"):
+        plots.pattern_without(bare)
     assert len(kind_of(bare).figures(bare)) == 1
     assert "pattern" not in says_of(bare)
 

@@ -54,6 +54,18 @@ def test_two_masks_and_their_difference() -> None:
     assert len(three.data) == 3
 
 
+def test_no_more_tokens_are_named_than_there_is_room_for() -> None:
+    values = xr.DataArray(
+        np.full((2, 100, 100), 0.01),
+        dims=("mask", "query", "key"),
+        coords={"mask": ["clean", "without"], "layer": 0, "head": 0},
+    )
+    figure: Any = plots.attention(values)
+    assert list(figure.layout.xaxis.ticktext) == [str(place) for place in range(0, 100, 5)]  # 24 in each of 3 panels
+    assert list(figure.layout.yaxis.ticktext) == [str(place) for place in range(0, 100, 2)]
+    assert list(figure.layout.xaxis3.tickvals) == list(range(0, 100, 5))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

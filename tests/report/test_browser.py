@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pytest
+
+from ablationlens.diagnostics import AblationTable, ablation_table
+from ablationlens.report import report
 
 COLUMN = """[...document.querySelectorAll('[data-table=s0] tbody tr')].map(row => row.cells[{}].textContent)"""
 
@@ -122,6 +129,151 @@ def test_dark_mode(page: Any) -> None:
     assert page.problems() == []
     _keep(page, "dark")
     page.dark(False)
+
+
+# -- what a click on a cell opens, and tables of studies ---------------------------------------------------------------
+
+MAP, OPENED = "s0-study-0-1", "s0-study-0-opened"
+CAPTION = f"document.querySelector('[data-opened={OPENED}] figcaption strong').textContent"
+STUDY = "[...document.querySelectorAll('[data-table=s0-study-0] tbody tr')].map(row => row.cells[{}].textContent)"
+
+
+@pytest.fixture(scope="module")
+def table(world: Any) -> AblationTable:
+    """16 heads of 4 layers, each ablated alone."""
+    return ablation_table(world.heads.model, world.data, example=2)
+
+
+@pytest.fixture(scope="module")
+def studied(world: Any, table: AblationTable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = world.heads
+    path = tmp_path_factory.mktemp("studied") / "report.html"
+    return report(path, run.model, world.data, attributions=run.attributions, scores=run.scores, studies=[table])
+
+
+def click(tab: Any, part: int, head: int) -> None:
+    """Press the mouse on a cell of the heat map, of 16 parts and 16 heads."""
+    left, top, width, height = tab.run(
+        f"""(() => {{ const plot = document.getElementById('{MAP}'); plot.scrollIntoView({{ behavior: 'instant' }});
+        const box = plot.querySelector('.nsewdrag').getBoundingClientRect();
+        return [box.left, box.top, box.width, box.height]; }})()"""
+    )
+    at = {"x": left + width * (head + 0.5) / 16, "y": top + height * (part + 0.5) / 16}
+    tab.send("Input.dispatchMouseEvent", type="mouseMoved", **at)
+    tab.settle()
+    for kind in ("mousePressed", "mouseReleased"):
+        tab.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
+    tab.settle()
+
+
+def drawn(tab: Any) -> list[np.ndarray]:
+    """What the three panels show."""
+    return [np.array(z) for z in tab.run(f"document.getElementById('{OPENED}').data.map(panel => panel.z)")]
+
+
+def is_open(tab: Any, table: AblationTable, part: str, layer: int, head: int) -> None:
+    """The page shows this pattern, says so, and frames its cell."""
+    assert tab.run(CAPTION) == f"Attention of L{layer}.head {head} without {part}"
+    clean, without = table.pattern(part, layer=layer, head=head).values[:, 0, 0, 0]
+    for found, expected in zip(drawn(tab), (clean, without, without - clean), strict=True):
+        np.testing.assert_allclose(found, expected, atol=0.008)
+    frame = tab.run(f"document.getElementById('{MAP}').layout.shapes[0]")
+    names = [str(name) for name in table.parts["part"]]
+    assert (frame["x0"] + 0.5, frame["y0"] + 0.5) == (4 * layer + head, names.index(part))
+    boxes = f"[...document.querySelectorAll('[data-opened={OPENED}] select')]"
+    chosen = tab.run(f"{boxes}.map(box => box.selectedOptions[0].textContent)")
+    assert chosen == [f"L{layer}.head {head}", part]
+
+
+def test_a_click_on_a_cell_opens_its_pattern(tab: Any, table: AblationTable, studied: Path) -> None:
+    tab.open(studied)
+    first = table.kept.cells.iloc[0]  # pyright: ignore[reportOptionalMemberAccess]
+    is_open(tab, table, str(first["part"]), int(first["layer"]), int(first["head"]))
+    _keep(tab, "opened")
+    click(tab, 1, 9)
+    is_open(tab, table, "L0.head 1", 2, 1)
+    click(tab, 9, 0)
+    assert tab.run(CAPTION) == "Attention of L0.head 0 without L2.head 1: it does not change in this example"
+    assert tab.run(f"document.getElementById('{OPENED}').hidden")
+    click(tab, 2, 15)
+    assert not tab.run(f"document.getElementById('{OPENED}').hidden")
+    is_open(tab, table, "L0.head 2", 3, 3)
+    assert tab.problems() == []
+
+
+def test_a_pattern_opens_without_a_mouse(tab: Any, table: AblationTable, studied: Path) -> None:
+    tab.open(studied)
+
+    def choose(name: str, text: str) -> None:
+        tab.run(
+            f"""{{ const box = document.querySelector('[data-opened={OPENED}] [data-do={name}]');
+            box.value = [...box.options].find(option => option.textContent === '{text}').value;
+            box.dispatchEvent(new Event('change')); }}"""
+        )
+        tab.settle()
+
+    choose("part", "L0.head 3")
+    choose("head", "L1.head 2")
+    is_open(tab, table, "L0.head 3", 1, 2)
+    choose("part", "L2.head 0")  # which the heads of layer 1 do not see: the head that it changes most
+    most = table.pattern("L2.head 0")
+    is_open(tab, table, "L2.head 0", int(most["layer"][0]), int(most["head"][0]))
+    click(tab, 9, 0)
+    choose("head", "L3.head 1")
+    assert tab.run(CAPTION).startswith("Attention of L3.head 1 without L2.head 1")
+
+
+def test_opened_patterns_fit_a_phone_and_the_dark(tab: Any, studied: Path) -> None:
+    tab.size(390, 844)
+    tab.dark(True)
+    tab.open(studied)
+    assert tab.run("document.documentElement.scrollWidth <= innerWidth && innerWidth === 390")
+    boxes = tab.run(
+        f"""[...document.querySelectorAll('#{OPENED} .heatmaplayer')].map(e => {{
+        const box = e.getBoundingClientRect(); return [box.left, box.right, box.top, box.bottom]; }})"""
+    )
+    assert all(left >= 0 and right <= 390 and right - left > 200 for left, right, _, _ in boxes)
+    assert all(above[3] < below[2] for above, below in pairwise(boxes))  # one below the other
+    assert tab.problems() == []
+    _keep(tab, "opened-phone")
+
+
+def test_a_long_table_of_a_study_pages_and_sorts(tab: Any, table: AblationTable, studied: Path) -> None:
+    names = table.frame["part"].tolist()
+    text = studied.read_text(encoding="utf-8")
+    assert all(f"<td>{name}</td>" in text for name in names)  # without a script all of it is there
+    tab.open(studied)
+    status = "document.querySelector('[data-table=s0-study-0] [role=status]').textContent"
+    assert tab.run(STUDY.format(0)) == names[:15]
+    assert tab.run(status) == "1\u201315 of 16"
+    head = "document.querySelectorAll('[data-table=s0-study-0] thead th')[{}].querySelector('button').click()"
+    tab.run(head.format(2))
+    largest = table.frame.sort_values("kl", ascending=False, kind="stable")["part"].tolist()
+    assert tab.run(STUDY.format(0))[:3] == largest[:3]
+    tab.run(head.format(2))
+    values = [float(text) for text in tab.run(STUDY.format(2))]
+    assert values == sorted(values)
+    tab.run(head.format(8))  # "\u2014", which is no number, is last
+    assert tab.run(STUDY.format(8))[0] != "\u2014"
+    tab.run("document.querySelector('[data-table=s0-study-0] [data-do=next]').click()")
+    assert tab.run(STUDY.format(8)) == ["\u2014"]
+    tab.run("dispatchEvent(new Event('beforeprint'))")
+    assert len(tab.run(STUDY.format(0))) == 16  # on paper nothing can be turned
+    tab.run("dispatchEvent(new Event('afterprint'))")
+    assert len(tab.run(STUDY.format(0))) == 1
+
+
+def test_a_short_table_sorts(tab: Any, studied: Path) -> None:
+    tab.open(studied)
+    rows = "[...document.querySelectorAll('[data-table=s0-scores] tbody tr')].map(row => row.cells[{}].textContent)"
+    assert tab.run("document.querySelectorAll('[data-table=s0-scores] .controls').length") == 0
+    before = tab.run(rows.format(2))
+    tab.run("document.querySelectorAll('[data-table=s0-scores] thead th')[2].querySelector('button').click()")
+    after = tab.run(rows.format(2))
+    assert sorted(after) == sorted(before)
+    assert [float(text) for text in after] == sorted((float(text) for text in before), reverse=True) != before
+    tab.run("document.querySelectorAll('[data-table=s0-scores] thead th')[1].querySelector('button').click()")
+    assert tab.run(rows.format(1)) == ["25%", "25%", "12.5%", "12.5%"]
 
 
 def _keep(tab: Any, name: str) -> None:

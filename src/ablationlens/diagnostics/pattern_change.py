@@ -17,6 +17,9 @@ from ablationlens.outputs.base import wide
 from ablationlens.sites import Pattern
 from ablationlens.sweep import Pass
 
+ROUNDING = 1e-5
+"""Changes of a pattern below this are rounding."""
+
 log = logging.getLogger("ablationlens")
 
 
@@ -34,7 +37,8 @@ def watched_patterns(adapter: Adapter, patterns: bool | None, attention: str | N
     if patterns is False:
         return ()
     try:
-        return tuple(Pattern(heads.layer, heads.attention) for heads in chosen_heads(adapter, None, attention))
+        found = chosen_heads(adapter, None, attention, "al.ablation_table(model, data, {})")
+        return tuple(Pattern(heads.layer, heads.attention) for heads in found)
     except (AdapterError, InputError) as error:
         if patterns or attention is not None:
             raise
@@ -85,6 +89,10 @@ class PatternChange:
             if reads is not None and reads.shape == real.shape:
                 real = reads.to(pattern.device)
             self._clean[tap] = pattern, real & (wide(pattern).sum((1, -1)) > 0)  # a row that is NaN or empty is none
+
+    def of(self, tap: Pattern, example: int) -> Float[Tensor, "head query key"]:
+        """The clean pattern of one example."""
+        return self._clean[tap][0][example]
 
     @property
     def heads(self) -> int:

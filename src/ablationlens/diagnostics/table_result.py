@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import pandas as pd
@@ -15,13 +15,14 @@ import xarray as xr
 from jaxtyping import Int, Shaped
 
 from ablationlens.diagnostics.clean import MEASURES
+from ablationlens.diagnostics.kept_patterns import KeptPatterns
 from ablationlens.diagnostics.means import over_examples
-from ablationlens.errors import StoreError
+from ablationlens.diagnostics.named import place_of
+from ablationlens.diagnostics.pattern_change import ROUNDING
+from ablationlens.errors import InputError, StoreError
 from ablationlens.files import load_arrays, save_arrays
 
 VALUES = (*MEASURES, "effect")
-ROUNDING = 1e-5
-"""Changes of a pattern below this are rounding."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,6 +36,8 @@ class AblationTable:
         patterns: [part, layer, head]: mean total-variation distance between the attention pattern under ablation and
             the clean one, from 0 to 1; NaN where a layer has fewer heads. None if patterns were not read.
         provenance: how it was made, JSON-able.
+        kept: the attention patterns of one example without single parts, those that change the most; None if none were
+            kept. See `pattern` and `al.plots.pattern_without`.
     """
 
     parts: pd.DataFrame
@@ -42,6 +45,7 @@ class AblationTable:
     values: xr.Dataset
     patterns: xr.DataArray | None
     provenance: dict[str, Any] = field(default_factory=dict)
+    kept: KeptPatterns | None = None
 
     def __repr__(self) -> str:
         return self.frame.to_string(index=False, float_format="{:.4g}".format)
@@ -79,6 +83,41 @@ class AblationTable:
         layer, head = np.unravel_index(np.nanargmax(changes), changes.shape)
         return float(changes[layer, head]), f"L{layers[layer]}.head {head}"
 
+    def pattern(
+        self,
+        part: SupportsIndex | str | None = None,
+        *,
+        layer: SupportsIndex | None = None,
+        head: SupportsIndex | None = None,
+    ) -> xr.DataArray:
+        """The attention pattern of a head without a part, beside the clean one; of the example that was kept.
+
+        Args:
+            part: by name or place. Of what is left out, that which changes the most.
+            layer: of the head.
+            head: in its layer.
+
+        Returns:
+            [mask, example, layer, head, query, key], float32, as `attention_patterns` returns patterns: masks "clean"
+            and "without L0.head 3", and one example, layer and head.
+
+        Raises:
+            InputError: if no patterns were kept, there is no such part, layer or head, or this pattern is not kept: it
+                does not change, or less than those that are; the message says which.
+        """
+        if self.kept is None or self.patterns is None:
+            raise InputError(
+                "this table has kept no patterns: al.ablation_table(model, data, patterns=True, example=0)"
+            )
+        name = (
+            None if part is None else str(self.parts["part"].iloc[place_of(part, self.parts["part"].tolist(), "part")])
+        )
+        for axis, value in (("layer", layer), ("head", head)):
+            known = self.patterns[axis].values.tolist()
+            if value is not None and value not in known:
+                raise InputError(f"no {axis} {value}: this table has {', '.join(map(str, known))}")
+        return self.kept.pattern(name, layer=layer, head=head)
+
     def save(self, path: str | PathLike[str]) -> Path:
         """Write to one safetensors file."""
         arrays = {name: self.values[name].values for name in VALUES} | {"layers": self.layers}
@@ -89,6 +128,9 @@ class AblationTable:
             "examples": self.values["example"].values.tolist(),
             "provenance": self.provenance,
         }
+        if self.kept is not None:
+            arrays |= self.kept.arrays()
+            header["kept"] = self.kept.header()
         return save_arrays(path, arrays, header)
 
     @classmethod
@@ -106,7 +148,8 @@ class AblationTable:
             patterns = None
             if "patterns" in arrays:
                 patterns = pattern_array(arrays["patterns"], names, arrays["pattern_layers"].tolist())
-            return cls(parts, arrays["layers"], values, patterns, header["provenance"])
+            kept = KeptPatterns.from_arrays(arrays, header["kept"]) if "kept" in header else None
+            return cls(parts, arrays["layers"], values, patterns, header["provenance"], kept)
         except (KeyError, ValueError, TypeError) as error:
             raise StoreError(f"{path} does not hold an ablation table ({error})") from error
 

@@ -2,6 +2,7 @@
 
 from ablationlens.plots.ablations import ablations as ablations
 from ablationlens.plots.ablations import pattern_change as pattern_change
+from ablationlens.plots.ablations import pattern_without as pattern_without
 from ablationlens.plots.agreement import agreement as agreement
 from ablationlens.plots.agreement import scatter as scatter
 from ablationlens.plots.attention import attention as attention

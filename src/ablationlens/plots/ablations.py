@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import plotly.graph_objects as go
+import xarray as xr
 from plotly.subplots import make_subplots
 
 from ablationlens.diagnostics import AblationTable
 from ablationlens.errors import InputError
+from ablationlens.plots.attention import attention
 from ablationlens.plots.checks import check_top, expect
-from ablationlens.plots.drift import WORDS, check_measure
 from ablationlens.plots.labels import counted, escaped, output_name, shortened
-from ablationlens.plots.theme import LIGHT, NEGATIVE, NEUTRAL, POSITIVE, Theme
+from ablationlens.plots.measures import measure_named
+from ablationlens.plots.theme import CELLS_WITH_NUMBERS, LIGHT, NEGATIVE, NEUTRAL, POSITIVE, Theme, template_of
 
-SHORT = {
-    "kl": "KL, nats",
-    "reverse_kl": "reverse KL, nats",
-    "js": "JS, nats",
-    "top1_changed": "top-1 changed",
-    "log_probability_change": "log-probability",
-    "rank_change": "rank",
-}
-"""The measures of drift, for a narrow axis."""
+TOP_PARTS = 40
+"""Parts in a heat map of pattern changes."""
 
 
 def ablations(table: AblationTable, *, measure: str = "kl", top: int = 25, theme: Theme = LIGHT) -> go.Figure:
@@ -39,7 +34,7 @@ def ablations(table: AblationTable, *, measure: str = "kl", top: int = 25, theme
         InputError: if there is no such measure.
     """
     expect(table, AblationTable, "al.ablation_table(model, data)")
-    check_measure(measure)
+    called = measure_named(measure)
     top, frame = check_top(top), table.frame
     order = np.argsort(-np.abs(frame[measure].to_numpy(dtype=float)), kind="stable")[:top]
     shown = frame.iloc[order]
@@ -67,7 +62,7 @@ def ablations(table: AblationTable, *, measure: str = "kl", top: int = 25, theme
         )
         figure.add_trace(bars, 1, column)
     figure.update_xaxes(title={"text": f"effect on the {unit}"}, col=1)
-    figure.update_xaxes(title={"text": SHORT[measure]}, col=2)
+    figure.update_xaxes(title={"text": called.narrow_axis}, col=2)
     figure.update_yaxes(
         tickvals=places,
         ticktext=[shortened(name) for name in names],
@@ -78,11 +73,11 @@ def ablations(table: AblationTable, *, measure: str = "kl", top: int = 25, theme
     more = "" if len(frame) <= top else f" The {top} of {len(frame):,} with the largest drift."
     examples = counted(table.values.sizes["example"], "example")
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": "What is lost without each part",
             "subtitle": {
-                "text": f"Left: effect of keeping it on the {unit}. Right: {WORDS[measure]}. "
+                "text": f"Left: effect of keeping it on the {unit}. Right: {called.axis}. "
                 f"Mean over {examples}; whiskers are standard errors.{more}"
             },
         },
@@ -91,7 +86,7 @@ def ablations(table: AblationTable, *, measure: str = "kl", top: int = 25, theme
     return figure
 
 
-def pattern_change(table: AblationTable, *, top: int = 40, theme: Theme = LIGHT) -> go.Figure:
+def pattern_change(table: AblationTable, *, top: int = TOP_PARTS, theme: Theme = LIGHT) -> go.Figure:
     """Heat map of parts and heads: how far the attention pattern of each head changes without each part.
 
     Args:
@@ -105,12 +100,10 @@ def pattern_change(table: AblationTable, *, top: int = 40, theme: Theme = LIGHT)
     expect(table, AblationTable, "al.ablation_table(model, data)")
     if table.patterns is None:
         raise InputError("this table has no patterns: al.ablation_table(model, data, patterns=True)")
-    top, values = check_top(top), table.patterns.stack(cell=("layer", "head")).dropna("cell", how="all")
-    largest = np.nanmax(values.values, axis=1)
-    chosen = np.sort(np.argsort(-largest, kind="stable")[:top])
-    grid = values.values[chosen]
-    columns = [f"L{layer}.{head}" for layer, head in values["cell"].values.tolist()]
-    rows = [escaped(shortened(str(values["part"].values[part]))) for part in chosen]
+    chosen = shown_changes(table, check_top(top))
+    grid = chosen.values
+    rows = [escaped(shortened(str(part))) for part in chosen["part"].values]
+    columns = [f"L{layer}.{head}" for layer, head in chosen["cell"].values.tolist()]
     figure = go.Figure(
         go.Heatmap(
             z=grid,
@@ -118,15 +111,15 @@ def pattern_change(table: AblationTable, *, top: int = 40, theme: Theme = LIGHT)
             y=rows,
             coloraxis="coloraxis2",
             hovertemplate="without <b>%{y}</b><br>pattern of %{x} changes by %{z:.3f}<extra></extra>",
-            texttemplate="%{z:.2f}" if grid.size <= 160 else None,
+            texttemplate="%{z:.2f}" if grid.size <= CELLS_WITH_NUMBERS else None,
             xgap=1,
             ygap=1,
         )
     )
     plain = {"type": "category", "showgrid": False, "zeroline": False}
-    more = "" if len(values) <= top else f" The {top} of {len(values):,} parts that change the most."
+    more = "" if len(grid) == len(table.parts) else f" The {top} of {len(table.parts):,} parts that change the most."
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": "Which attention patterns change without each part",
             "subtitle": {"text": f"Total-variation distance to the clean pattern, 0 to 1, mean over queries.{more}"},
@@ -134,10 +127,50 @@ def pattern_change(table: AblationTable, *, top: int = 40, theme: Theme = LIGHT)
         coloraxis2={
             "cmin": 0,
             "cmax": float(np.nanmax(grid)) or 1.0,
-            "colorbar": {"thickness": 12, "len": 1.0, "title": {"text": "change", "side": "right"}},
+            "colorbar": {"title": {"text": "change"}},
         },
         xaxis={**plain, "title": {"text": "layer and head"}},
         yaxis={**plain, "autorange": "reversed"},
         height=170 + 24 * max(len(rows), 4),
     )
     return figure
+
+
+def shown_changes(table: AblationTable, top: int = TOP_PARTS) -> xr.DataArray:
+    """Rows and columns of the heat map of pattern changes.
+
+    Args:
+        table: with patterns.
+        top: parts, those that change the most, in the table's order.
+
+    Returns:
+        [part, cell], where `cell` is (layer, head); without those that a layer does not have.
+    """
+    assert table.patterns is not None
+    values = table.patterns.stack(cell=("layer", "head")).dropna("cell", how="all")
+    largest = np.nanmax(values.values, axis=1)
+    return values.isel(part=np.sort(np.argsort(-largest, kind="stable")[:top]))
+
+
+def pattern_without(
+    table: AblationTable,
+    part: SupportsIndex | str | None = None,
+    *,
+    layer: SupportsIndex | None = None,
+    head: SupportsIndex | None = None,
+    theme: Theme = LIGHT,
+) -> go.Figure:
+    """One cell of `pattern_change`: a head's attention as it is, without a part, and their difference.
+
+    Args:
+        table: what `al.ablation_table` returned, which keeps the patterns of one example.
+        part: by name or place. Of what is left out, that which changes the most.
+        layer: of the head.
+        head: in its layer.
+        theme: colours; `LIGHT` or `DARK`.
+
+    Raises:
+        InputError: if no patterns were kept, or not this one: see `AblationTable.pattern`.
+    """
+    expect(table, AblationTable, "al.ablation_table(model, data)")
+    return attention(table.pattern(part, layer=layer, head=head), theme=theme)

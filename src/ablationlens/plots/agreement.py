@@ -14,7 +14,7 @@ from ablationlens.evaluate import Comparison, pearson
 from ablationlens.evaluate.checks import check_alike
 from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped, fixed, output_name, shortened
-from ablationlens.plots.theme import LIGHT, NEUTRAL, SERIES, Theme
+from ablationlens.plots.theme import LIGHT, NEUTRAL, SERIES, Theme, template_of
 from ablationlens.results import Attribution, of_components
 
 _CELL = 64
@@ -64,10 +64,10 @@ def agreement(comparison: Comparison, measure: str = "spearman", *, theme: Theme
     axis = {"tickvals": list(range(len(methods))), "ticktext": names, "showgrid": False, "zeroline": False}
     examples = counted(len(set(comparison.frame["example"])), "example")
     note = _differences(comparison)
-    bar = {"title": {"text": _words(measure), "side": "right"}, "thickness": 12, "len": 1.0}
+    bar = {"title": {"text": _words(measure)}}
     figure.update_layout(
         {("coloraxis2" if share else "coloraxis"): {"cmin": 0 if share else -1, "cmax": 1, "colorbar": bar}},
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": f"Agreement of attributions: {_words(measure)}",
             "subtitle": {
@@ -150,7 +150,7 @@ def scatter(
     rho = _correlation(stats.rankdata(x[finite]), stats.rankdata(y[finite]))
     of = f"mean of {counted(examples, 'example')}" if example is None else str(a.weights["example"].values[example])
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": f"{escaped(name_b)} against {escaped(name_a)}: r = {fixed(r)}, rank correlation {fixed(rho)}",
             "subtitle": {

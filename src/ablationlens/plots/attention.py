@@ -9,14 +9,15 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
+from ablationlens.diagnostics.named import place_of
 from ablationlens.errors import InputError
 from ablationlens.extras import optional
-from ablationlens.plots.checks import expect, place_of
+from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped
-from ablationlens.plots.theme import LIGHT, Theme
+from ablationlens.plots.theme import CELLS_WITH_NUMBERS, LIGHT, Theme, template_of
 
-SHOWN_TOKENS = 72
-"""Tokens up to which the axes of all panels name each of them; elsewhere the hover does."""
+ACROSS, DOWN = 72, 56
+"""Tokens that the axes of all panels have room to name; of more every second is named, or every third, and so on."""
 MEASURES = {
     "previous": "on the previous token",
     "first": "on the first token",
@@ -59,28 +60,23 @@ def attention(
     signed = [bool((panel < 0).any()) for panel in panels]
     if len(panels) == 2:
         panels, names, signed = [*panels, panels[1] - panels[0]], [*names, f"{names[1]} - {names[0]}"], [*signed, True]
-    figure: Any = make_subplots(1, len(panels), subplot_titles=[escaped(n) for n in names], shared_yaxes=True)
-    ticks = {"tickvals": list(range(len(columns))), "ticktext": [_shown(keys[index]) for index in columns]}
+    figure: Any = make_subplots(
+        1, len(panels), subplot_titles=[escaped(n) for n in names], shared_yaxes=True, horizontal_spacing=0.02
+    )
     for number, panel in enumerate(panels):
         figure.add_trace(_heat_map(panel, queries, keys, rows, columns, signed[number]), 1, number + 1)
     largest = max([float(np.nanmax(np.abs(p))) for p, s in zip(panels, signed, strict=True) if s], default=1.0) or 1.0
     plain = {"showgrid": False, "zeroline": False}
-    figure.update_xaxes(
-        **plain,
-        **(ticks if len(columns) <= SHOWN_TOKENS else {}),
-        tickangle=-90,
-        tickfont={"size": 10},
-        title={"text": "key"},
-    )
-    named = {"tickvals": list(range(len(rows))), "ticktext": [_shown(queries[index]) for index in rows]}
-    figure.update_yaxes(**plain, **(named if len(rows) <= SHOWN_TOKENS else {}), autorange="reversed")
+    across = _ticks([keys[index] for index in columns], ACROSS // len(panels))
+    figure.update_xaxes(**plain, **across, tickangle=-90, title={"text": "key"})
+    figure.update_yaxes(**plain, **_ticks([queries[index] for index in rows], DOWN), autorange="reversed")
     figure.update_yaxes(title={"text": "query"}, col=1)
     most = max([float(np.nanmax(p)) for p, s in zip(panels, signed, strict=True) if not s], default=1.0)
     both = any(signed) and not all(signed)
-    bar = {"thickness": 12, "len": 1.0, "title": {"text": "attention", "side": "right"}}
-    change = {**bar, "x": 1.12 if both else 1.02, "title": {"text": "change", "side": "right"}}
+    bar = {"title": {"text": "attention"}}
+    change = {**bar, "x": 1.12 if both else 1.02, "title": {"text": "change"}}
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": f"Attention of {where}",
             "subtitle": {"text": "Each row is a query and sums to 1: how much of it goes to each key."},
@@ -91,6 +87,17 @@ def attention(
         height=190 + int(min(max(14 * len(rows), 200), 620)),
     )
     return figure
+
+
+def _ticks(tokens: list[str], most: int) -> dict[str, Any]:
+    """Names on an axis of tokens, at most so many."""
+    named = range(0, len(tokens), -(-len(tokens) // most) or 1)
+    return {
+        "tickvals": list(named),
+        "ticktext": [_shown(tokens[place]) for place in named],
+        "tickfont": {"size": 10},
+        "ticks": "",
+    }
 
 
 def _heat_map(
@@ -131,7 +138,7 @@ def attention_heads(summary: xr.Dataset, *, measure: str = "induction", theme: T
             x=[str(head) for head in grid["head"].values],
             y=[str(layer) for layer in grid["layer"].values],
             coloraxis="coloraxis2",
-            texttemplate="%{z:.2f}" if grid.size <= 160 else None,
+            texttemplate="%{z:.2f}" if grid.size <= CELLS_WITH_NUMBERS else None,
             hovertemplate="<b>L%{y}.head %{x}</b><br>%{z:.3f}<extra></extra>",
             xgap=1,
             ygap=1,
@@ -141,7 +148,7 @@ def attention_heads(summary: xr.Dataset, *, measure: str = "induction", theme: T
     count = counted(values.sizes["example"], "example") if "example" in values.dims else "the examples"
     plain = {"type": "category", "showgrid": False, "zeroline": False}
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": f"Attention {what}" if share else "How widely each head attends",
             "subtitle": {"text": f"Mean over queries, and over {count}; {'0 to 1' if share else 'in nats'}."},
@@ -149,7 +156,7 @@ def attention_heads(summary: xr.Dataset, *, measure: str = "induction", theme: T
         coloraxis2={
             "cmin": 0,
             "cmax": 1 if share else float(np.nanmax(grid.values)) or 1.0,
-            "colorbar": {"thickness": 12, "len": 1.0, "title": {"text": measure, "side": "right"}},
+            "colorbar": {"title": {"text": measure}},
         },
         xaxis={**plain, "title": {"text": "head"}},
         yaxis={**plain, "title": {"text": "layer"}, "autorange": "reversed"},

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from ablationlens.evaluate import Ceiling
 from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped, fixed, percent
-from ablationlens.plots.theme import LIGHT, SERIES, Theme
+from ablationlens.plots.theme import LIGHT, SERIES, Theme, template_of
 
 KEYS = ("alpha", "pearson", "reliability", "ceiling", "low", "high")
 
@@ -68,7 +68,7 @@ def ceiling(result: Ceiling, *, theme: Theme = LIGHT) -> go.Figure:
     drawn = np.concatenate([table[key].to_numpy(dtype=float) for key in ("pearson", "low", "high", "ceiling")])
     drawn = drawn[np.isfinite(drawn)]
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": "Held-out correlation and its noise ceiling",
             "subtitle": {

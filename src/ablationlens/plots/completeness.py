@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from ablationlens.evaluate import Completeness
 from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped, minus, output_name, percent, shortened
-from ablationlens.plots.theme import LIGHT, NEUTRAL, POSITIVE, Theme
+from ablationlens.plots.theme import LIGHT, NEUTRAL, POSITIVE, Theme, template_of
 
 
 def completeness(result: Completeness, *, theme: Theme = LIGHT) -> go.Figure:
@@ -56,7 +56,7 @@ def completeness(result: Completeness, *, theme: Theme = LIGHT) -> go.Figure:
     mean = f"Mean over {counted(examples, 'example')} and its 95% interval" if examples > 1 else "One example"
     largest = float(np.nanmax([1e-12, *high, *gaps, *table["bias_gap"]]))
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": "Completeness: do the weights add up?",
             "subtitle": {"text": f"{mean}. 0: the weights sum to what all components do together."},

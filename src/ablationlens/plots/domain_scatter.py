@@ -14,7 +14,7 @@ from ablationlens.diagnostics import Domains
 from ablationlens.errors import InputError
 from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped, fixed, minus, output_name, percent, shortened
-from ablationlens.plots.theme import LIGHT, NEGATIVE, NEUTRAL, POSITIVE, Theme
+from ablationlens.plots.theme import LIGHT, NEGATIVE, NEUTRAL, POSITIVE, Theme, template_of
 from ablationlens.plots.whiskers import numbers, words
 
 CALL = "al.domains(model, {...})"
@@ -82,7 +82,7 @@ def domain_scatter(
         len(named)
     )
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": f"{escaped(b)} against {escaped(a)}: r = {fixed(r)}",
             "subtitle": {"text": f"{counted(len(finite), 'component')}.{which} Dashed: the same weight."},

@@ -16,7 +16,7 @@ from ablationlens.diagnostics.domain_similarity import Similarity
 from ablationlens.errors import InputError
 from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped, fixed, output_name, shortened, signed
-from ablationlens.plots.theme import LIGHT, NEUTRAL, Theme
+from ablationlens.plots.theme import CELLS_WITH_NUMBERS, LIGHT, NEUTRAL, Theme, template_of
 from ablationlens.plots.whiskers import (
     add_means,
     categories,
@@ -31,8 +31,6 @@ from ablationlens.plots.whiskers import (
 )
 
 CALL = "al.domains(model, {...})"
-CELLS_WITH_NUMBERS = 160
-"""Numbers in more cells than this are smaller than anyone can read."""
 MOST_DECIMALS = 6
 _ROW, _CELL = 26, 56
 """Heights, in pixels: of a group of components, and of a cell of a matrix."""
@@ -87,10 +85,10 @@ def domain_weights(result: Domains, by: str | Sequence[str] = "layer", *, theme:
         )
     )
     named = " and ".join(columns) if len(columns) < 3 else ", ".join(columns)
-    bar = {"title": {"text": unit, "side": "right"}, "thickness": 12, "len": 1.0}
+    bar = {"title": {"text": unit}}
     figure.update_layout(
         coloraxis={"cmin": -largest, "cmax": largest, "colorbar": bar},
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": f"Mean weight by {named} in each domain",
             "subtitle": {
@@ -161,11 +159,11 @@ def domain_similarity(
         if corrected
         else "Framed, the ceiling: two samples of one domain's examples. Intervals: point at a cell."
     )
-    bar = {"title": {"text": called.lower(), "side": "right"}, "thickness": 12, "len": 1.0}
+    bar = {"title": {"text": called.lower()}}
     labels = [shortened(name, 20) for name in names]
     figure.update_layout(
         {axis: {"cmin": 0 if amounts else -1, "cmax": 1, "colorbar": bar}},
-        template=theme.template,
+        template=template_of(theme),
         title={"text": title, "subtitle": {"text": ceiling}},
         xaxis=categories(labels, ""),
         yaxis={**categories(labels, ""), "range": [len(names) - 0.5, -0.5]},
@@ -205,7 +203,7 @@ def domain_held_out(result: Domains, *, theme: Theme = LIGHT) -> go.Figure:
         )
     missing = undefined(int(np.isnan(numbers(table, "pearson")).sum()), len(table))
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": "Held-out correlation by domain and weights",
             "subtitle": {

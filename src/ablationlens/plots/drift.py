@@ -8,20 +8,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ablationlens.diagnostics import Drift
-from ablationlens.errors import InputError
-from ablationlens.plots.checks import check_top, expect, place_of
+from ablationlens.diagnostics.named import place_of
+from ablationlens.plots.checks import check_top, expect
 from ablationlens.plots.labels import counted, escaped, percent, shortened
-from ablationlens.plots.theme import LIGHT, POSITIVE, Theme
-
-WORDS = {
-    "kl": "KL(clean || ablated), nats",
-    "reverse_kl": "KL(ablated || clean), nats",
-    "js": "Jensen-Shannon divergence, nats",
-    "top1_changed": "share of predictions that changed",
-    "log_probability_change": "change of the right class's log-probability, nats",
-    "rank_change": "change of the right class's rank, places",
-}
-"""What each measure is called."""
+from ablationlens.plots.measures import measure_named
+from ablationlens.plots.theme import LIGHT, POSITIVE, Theme, template_of
 
 
 def drift(result: Drift, *, measure: str = "kl", top: int = 25, theme: Theme = LIGHT) -> go.Figure:
@@ -37,7 +28,7 @@ def drift(result: Drift, *, measure: str = "kl", top: int = 25, theme: Theme = L
         InputError: if there is no such measure.
     """
     expect(result, Drift, "al.drift(model, data, masks)")
-    check_measure(measure)
+    called = measure_named(measure)
     top, table = check_top(top), result.table()
     order = np.argsort(-np.abs(table[measure].to_numpy(dtype=float)), kind="stable")[:top]
     shown = table.iloc[order]
@@ -57,7 +48,7 @@ def drift(result: Drift, *, measure: str = "kl", top: int = 25, theme: Theme = L
     more = "" if len(table) <= top else f" The {top} largest of {len(table):,}."
     examples = result.values.sizes["example"]
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": "Drift of the predictions",
             "subtitle": {
@@ -65,7 +56,7 @@ def drift(result: Drift, *, measure: str = "kl", top: int = 25, theme: Theme = L
                 f"{counted(examples, 'example')}; whiskers are standard errors over examples.{more}"
             },
         },
-        xaxis={"title": {"text": WORDS[measure]}},
+        xaxis={"title": {"text": called.axis}},
         yaxis={
             "tickvals": list(range(len(names))),
             "ticktext": names,
@@ -93,7 +84,7 @@ def drift_positions(
         InputError: if there is no such mask or measure.
     """
     expect(result, Drift, "al.drift(model, data, masks)")
-    check_measure(measure)
+    called = measure_named(measure)
     names = [str(name) for name in result.values["mask"].values]
     place = place_of(mask, names, "mask")
     values = result.values[measure].values[place].astype(float)
@@ -102,11 +93,10 @@ def drift_positions(
     texts = [[escaped(text) for text in result.texts(ids.ravel())] for ids in (tokens, before, after)]
     lines = [f"after {token}: {first} → {then}" for token, first, then in zip(*texts, strict=True)]
     hover = np.array(lines, dtype=object).reshape(values.shape)
-    signed = measure in ("log_probability_change", "rank_change")
     largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
     largest = largest or 1.0
     examples = [escaped(shortened(str(name))) for name in result.values["example"].values]
-    axis = "coloraxis" if signed else "coloraxis2"
+    axis = "coloraxis" if called.signed else "coloraxis2"
     figure = go.Figure(
         go.Heatmap(
             z=values,
@@ -117,26 +107,16 @@ def drift_positions(
             hovertemplate="%{y}, position %{x}<br>%{customdata}<br>%{z:.4g}<extra></extra>",
         )
     )
-    bar = {"thickness": 12, "len": 1.0, "title": {"text": WORDS[measure].rpartition(", ")[2], "side": "right"}}
+    bar = {"title": {"text": called.unit or called.words}}
     figure.update_layout(
-        {axis: {"cmin": -largest if signed else 0.0, "cmax": largest, "colorbar": bar}},
-        template=theme.template,
+        {axis: {"cmin": -largest if called.signed else 0.0, "cmax": largest, "colorbar": bar}},
+        template=template_of(theme),
         title={
             "text": f"Where predictions drift: {escaped(names[place])}",
-            "subtitle": {"text": f"{WORDS[measure]}. Empty: padding{', or no right class' if signed else ''}."},
+            "subtitle": {"text": f"{called.axis}. Empty: padding{', or no right class' if called.signed else ''}."},
         },
         xaxis={"title": {"text": "position"}, "showgrid": False, "zeroline": False},
         yaxis={"type": "category", "autorange": "reversed", "showgrid": False},
         height=170 + 20 * max(len(examples), 4),
     )
     return figure
-
-
-def check_measure(measure: str) -> None:
-    """Refuse what is not measured.
-
-    Raises:
-        InputError: naming what is.
-    """
-    if measure not in WORDS:
-        raise InputError(f"no measure {measure!r}: the measures are {', '.join(WORDS)}")

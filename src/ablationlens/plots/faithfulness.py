@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from ablationlens.evaluate import Faithfulness
 from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped, fixed, shortened
-from ablationlens.plots.theme import LIGHT, NEUTRAL, SERIES, Theme
+from ablationlens.plots.theme import LIGHT, NEUTRAL, SERIES, Theme, template_of
 
 Direction: TypeAlias = Literal["insertion", "deletion"]
 """The top is kept and the rest ablated; the top is ablated and the rest kept."""
@@ -42,7 +42,7 @@ def faithfulness(result: Faithfulness, *, log: bool = False, theme: Theme = LIGH
     ]
     _draw(figure, result, "insertion", log, {}, labels)
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": "Faithfulness of the most important components",
             "subtitle": {"text": _what(result)},
@@ -74,7 +74,7 @@ def deletion_insertion(result: Faithfulness, *, log: bool = False, theme: Theme 
         _draw(figure, result, direction, log, {"row": 1, "col": column}, labels, legend=column == 1)
     figure.update_annotations(font={"size": 13})
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={"text": "Deletion and insertion", "subtitle": {"text": _what(result)}},
         xaxis=_x_axis(result, "deletion", log),
         xaxis2=_x_axis(result, "insertion", log),

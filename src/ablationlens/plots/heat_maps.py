@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from ablationlens.errors import InputError
 from ablationlens.plots.labels import counted, escaped, output_name, shortened
-from ablationlens.plots.theme import LIGHT, Theme
+from ablationlens.plots.theme import CELLS_WITH_NUMBERS, LIGHT, Theme, template_of
 from ablationlens.results import Attribution, of_components
 
 By: TypeAlias = Literal["weight", "mean", "share"]
@@ -173,18 +173,19 @@ def _heat_map(
             customdata=customdata,
             hovertemplate=hovertemplate,
             hoverongaps=False,
-            # Numbers in more cells than this are smaller than anyone can read.
-            texttemplate=f"%{{z:{'+' if signed else ''}.{_decimals(largest)}f}}" if values.size <= 160 else None,
+            texttemplate=f"%{{z:{'+' if signed else ''}.{_decimals(largest)}f}}"
+            if values.size <= CELLS_WITH_NUMBERS
+            else None,
             xgap=1,
             ygap=1,
         )
     )
     limits: dict[str, Any] = {"cmin": -largest if signed else 0.0, "cmax": largest}
-    bar = {"title": {"text": unit, "side": "right"}, "thickness": 12, "len": 1.0}
+    bar = {"title": {"text": unit}}
     axis = {"type": "category", "showgrid": False, "zeroline": False}
     figure.update_layout(
         {"coloraxis" if signed else "coloraxis2": {**limits, "colorbar": bar}},
-        template=theme.template,
+        template=template_of(theme),
         xaxis=axis,
         yaxis={**axis, "autorange": "reversed"},
         height=150 + 34 * max(len(rows), 3),

@@ -13,7 +13,7 @@ from ablationlens.errors import InputError
 from ablationlens.evaluate import Scores
 from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped, fixed, percent
-from ablationlens.plots.theme import LIGHT, NEUTRAL, SERIES, Theme
+from ablationlens.plots.theme import LIGHT, NEUTRAL, SERIES, Theme, template_of
 from ablationlens.plots.whiskers import matching, numbers
 
 WIDTHS = (0.01, 0.02, 0.05, 0.1)
@@ -87,7 +87,7 @@ def histogram(scores: Scores, alpha: float | None = None, *, theme: Theme = LIGH
     undefined = sum(int((~np.isfinite(own)).sum()) for own in values.values())
     left_out = f" {undefined:,} without one {'is' if undefined == 1 else 'are'} left out." if undefined else ""
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": f"Correlations of single examples at {percent(alpha)} ablated",
             "subtitle": {"text": f"Pearson's r on {scores.draws:,} held-out masks; dashed: the mean.{left_out}"},

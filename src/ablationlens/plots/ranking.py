@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from ablationlens.errors import InputError
 from ablationlens.plots.labels import counted, escaped, output_name, shortened
-from ablationlens.plots.theme import LIGHT, NEGATIVE, NEUTRAL, POSITIVE, Theme
+from ablationlens.plots.theme import LIGHT, NEGATIVE, NEUTRAL, POSITIVE, Theme, template_of
 from ablationlens.results import Attribution, of_components
 
 NORMAL_95 = 1.96
@@ -73,7 +73,7 @@ def ranking(attribution: Attribution, top: int = 30, *, theme: Theme = LIGHT) ->
     else:
         subtitle = "one example, thick: 95% interval"
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": f"{len(table):,} strongest of {counted(total, 'component')} ({escaped(attribution.method)})",
             "subtitle": {"text": f"Right of 0: keeping it raises the {unit}; {subtitle}."},

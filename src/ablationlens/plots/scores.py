@@ -13,7 +13,7 @@ from ablationlens.errors import InputError
 from ablationlens.evaluate import Scores
 from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped, fixed, output_name, percent, shortened
-from ablationlens.plots.theme import LIGHT, NEUTRAL, SERIES, Theme
+from ablationlens.plots.theme import LIGHT, NEUTRAL, SERIES, Theme, template_of
 
 
 def predicted_vs_true(
@@ -72,7 +72,7 @@ def predicted_vs_true(
     row = _row(scores.table(), method, alpha)
     shown = f"{counted(len(names), 'example')}, {min(len(true), drawn.stop):,} of {len(true):,} held-out masks shown"
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": f"{escaped(method)} on {percent(alpha)} ablated: mean r = {float(row['pearson']):.2f}",
             "subtitle": {"text": f"{shown}. On the dashed line the prediction is right."},
@@ -131,7 +131,7 @@ def correlation(scores: Scores, *, theme: Theme = LIGHT) -> go.Figure:
         )
     low = float(np.nanmin([0.0, *table["low"]]))
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": "Correlation with held-out ablations",
             "subtitle": {"text": f"Mean over examples of Pearson's r on {scores.draws:,} masks; 95% intervals."},

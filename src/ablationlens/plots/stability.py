@@ -13,7 +13,7 @@ from ablationlens.diagnostics import Stability
 from ablationlens.diagnostics.stability import AGREEMENTS, SHARES
 from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped, fixed, percent, shortened
-from ablationlens.plots.theme import LIGHT, NEUTRAL, SERIES, Theme
+from ablationlens.plots.theme import LIGHT, NEUTRAL, SERIES, Theme, template_of
 from ablationlens.plots.whiskers import (
     add_means,
     categories,
@@ -142,7 +142,7 @@ def _layout(result: Stability, table: pd.DataFrame, places: list[tuple[str, int]
         names = [f"{escaped(shortened(data, 20))}<br>{counted(draws, 'draw')}" for data, draws in places]
         axis |= {"ticktext": names, "title": {"text": "data and draws of the fit"}}
     return {
-        "template": theme.template,
+        "template": template_of(theme),
         "xaxis": axis,
         "height": 420,
         "margin": {"t": 104},

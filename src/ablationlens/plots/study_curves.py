@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from ablationlens.evaluate.studies import FitAlpha, ModelEffect, SampleSize
 from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, escaped, fixed, output_name, percent
-from ablationlens.plots.theme import LIGHT, NEUTRAL, Theme
+from ablationlens.plots.theme import LIGHT, NEUTRAL, Theme, template_of
 from ablationlens.plots.whiskers import (
     add_means,
     categories,
@@ -51,7 +51,7 @@ def fit_alpha(study: FitAlpha, *, theme: Theme = LIGHT) -> go.Figure:
             symbols=["diamond" if alpha == own else "circle" for alpha in tested],
         )
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": "Held-out correlation by the alpha of the fit",
             "subtitle": {
@@ -94,7 +94,7 @@ def sample_size(study: SampleSize, *, theme: Theme = LIGHT) -> go.Figure:
     )
     values = values_of(table, ["pearson", "low", "cosine", "cosine_low"])
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": "Held-out correlation by the number of draws",
             "subtitle": {"text": f"At {alpha} ablated. Means over examples; 95% intervals.{undefined_in(study.frame)}"},
@@ -155,7 +155,7 @@ def model_effect(study: ModelEffect, *, theme: Theme = LIGHT) -> go.Figure:
     draws = (len(study.frame) - examples) // examples  # the first rows are the unmodified model
     missing = undefined(int(numbers(rows, "undefined").sum()), draws)
     figure.update_layout(
-        template=theme.template,
+        template=template_of(theme),
         title={
             "text": "The model itself under ablation",
             "subtitle": {

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from ablationlens.evaluate.studies import AblationMethod, OutOfDistribution, OutputFunction, Study
 from ablationlens.plots.checks import expect
 from ablationlens.plots.labels import counted, percent
-from ablationlens.plots.theme import LIGHT, Theme
+from ablationlens.plots.theme import LIGHT, Theme, template_of
 from ablationlens.plots.whiskers import (
     add_examples,
     add_means,
@@ -113,7 +113,7 @@ def _layout(
 ) -> dict[str, Any]:
     values = [*values_of(table, ["pearson", "low"]), *values_of(study.frame, ["pearson"])]
     return {
-        "template": theme.template,
+        "template": template_of(theme),
         "xaxis": categories(names, axis),
         "yaxis": {"title": {"text": "Pearson correlation"}, "range": measure_range(values)},
         "height": 380,

@@ -8,8 +8,11 @@ one theme to the other by switching its template.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
+
+from ablationlens.errors import InputError
 
 POSITIVE = "#2f7fc2"
 """Keeping the component raises the output."""
@@ -33,6 +36,10 @@ SERIES: tuple[str, ...] = (
 """Colours of methods and of examples, told apart by readers with any common colour blindness (after Okabe and Ito)."""
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+
+
+CELLS_WITH_NUMBERS = 160
+"""Cells of a heat map up to which its values are written in: in more they are smaller than anyone can read."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,13 @@ class Theme:
             "title": {"font": {"color": self.muted, "size": 12}, "standoff": 12},
             "automargin": True,
         }
-        bar = {"tickfont": {"color": self.ink}, "title": {"font": {"color": self.muted}}, "outlinewidth": 0}
+        bar = {
+            "thickness": 12,
+            "len": 1.0,
+            "outlinewidth": 0,
+            "tickfont": {"color": self.ink},
+            "title": {"font": {"color": self.muted, "size": 12}, "side": "right"},
+        }
         return go.layout.Template(
             layout={
                 "font": {"family": FONT, "size": 12, "color": self.ink},
@@ -136,3 +149,16 @@ DARK = Theme(
     deep=("#ffb080", "#9fd0ff"),
     sequential=("#242a33", "#2f7fc2", "#b5dbff"),
 )
+
+
+def template_of(theme: Any) -> go.layout.Template:
+    """The template of the theme that a figure was given; every figure asks for it here.
+
+    Raises:
+        InputError: if it is no theme, such as "dark".
+    """
+    if not isinstance(theme, Theme):
+        raise InputError(
+            f"a theme is a Theme, not its name: theme=al.plots.DARK or theme=al.plots.LIGHT; got {theme!r}"
+        )
+    return theme.template

@@ -43,6 +43,7 @@ from ablationlens.plots import (
     stability,
     stability_shares,
 )
+from ablationlens.report.opened import Opened, opened
 from ablationlens.report.says import (
     of_ablation_method,
     of_ceiling,
@@ -111,6 +112,7 @@ class Kind:
         says: its finding, in a sentence or two.
         table: its table.
         wide: whether figure and table each need the width of the page.
+        opens: what a click on a cell of its last figure opens, given the ids of that figure and of what is opened.
     """
 
     title: str
@@ -118,6 +120,7 @@ class Kind:
     says: Callable[[Any], str]
     table: Callable[[Any], pd.DataFrame] = _table
     wide: bool = False
+    opens: Callable[[Any, str, str], Opened | None] | None = None
 
     def figures(self, one: Any) -> list[go.Figure]:
         drawn = (draw(one) for draw in self.draw)
@@ -142,7 +145,12 @@ KINDS: dict[type, Kind] = {
     ),
     Drift: Kind("How do predictions change?", (drift, _drift_positions), of_drift, _drift_rows, wide=True),
     AblationTable: Kind(
-        "What is lost without each part?", (ablations, _pattern_change), of_ablations, _ablation_rows, wide=True
+        "What is lost without each part?",
+        (ablations, _pattern_change),
+        of_ablations,
+        _ablation_rows,
+        wide=True,
+        opens=opened,
     ),
     Domains: Kind(
         "Do domains use the same parts?", (domain_similarity, domain_weights, _domain_held_out), of_domains, wide=True

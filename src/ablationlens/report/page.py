@@ -24,13 +24,14 @@ from ablationlens.report.evidence import Given
 from ablationlens.report.facts import shown_alpha
 from ablationlens.report.figures import Figure, figure_of
 from ablationlens.report.finding import MARKED, Finding
+from ablationlens.report.opened import Opened
 from ablationlens.report.sections import Section, components, sections
 from ablationlens.report.studies import Shown, shown
 from ablationlens.report.tables import Entry, component_columns, examples, provenance_entries
 from ablationlens.report.trust import GENERAL, trust
 from ablationlens.results import Attribution
 
-SCORE_HEADS = ["Alpha", "Pearson", "95% interval", "Spearman", "R²", "Slope", "Undefined"]
+SCORE_HEADS = ["Method", "Alpha", "Pearson", "95% interval", "Spearman", "R²", "Slope", "Undefined"]
 """Of the table of scores; the last is left out where every correlation is defined."""
 
 POINTS = 1500
@@ -55,7 +56,7 @@ class View:
     places: list[Figure]
     correlations: list[Figure]
     scatters: list[Figure]
-    score_heads: list[str]
+    score_heads: list[tuple[str, bool]]
     scores: list[list[str]]
     columns: list[dict[str, Any]]
     trust: dict[str, list[Finding]]
@@ -68,7 +69,13 @@ class View:
     def figures(self) -> list[Figure]:
         """All that are drawn."""
         drawn = [*self.rankings, *self.places, *self.correlations, *self.scatters]
-        return [*drawn, *(figure for study in self.studies for figure in study.figures)]
+        drawn += [figure for study in self.studies for figure in study.figures]
+        return [*drawn, *(one.figure for one in self.opened)]
+
+    @property
+    def opened(self) -> list[Opened]:
+        """What clicks on cells of heat maps open."""
+        return [study.opened for study in self.studies if study.opened is not None]
 
 
 def page(
@@ -89,7 +96,8 @@ def page(
     views = [_view(section, f"s{place}", data) for place, section in enumerate(found)]
     figures = [figure for view in views for figure in view.figures]
     content = {
-        "figures": [{"id": figure.id, **figure.drawing} for figure in figures],
+        "figures": [{"id": figure.id, "height": figure.height, **figure.drawing} for figure in figures],
+        "opened": [one.content for view in views for one in view.opened],
         "tables": {view.id: view.columns for view in views},
         "templates": {theme.name: _template(theme) for theme in (LIGHT, DARK)},
     }
@@ -146,7 +154,10 @@ def _view(section: Section, key: str, data: Batch) -> View:
         places=[figure_of(figure, f"{key}-place-{i}") for i, figure in enumerate(places)],
         correlations=[figure_of(figure, f"{key}-correlation-{i}") for i, figure in enumerate(correlations)],
         scatters=[figure_of(figure, f"{key}-scatter-{i}") for i, figure in enumerate(scatters)],
-        score_heads=SCORE_HEADS if any(row[-1] != "0" for row in rows) else SCORE_HEADS[:-1],
+        score_heads=[
+            (head, head != "Method")
+            for head in (SCORE_HEADS if any(row[-1] != "0" for row in rows) else SCORE_HEADS[:-1])
+        ],
         scores=rows if any(row[-1] != "0" for row in rows) else [row[:-1] for row in rows],
         columns=component_columns(section),
         studies=[shown(one, f"{key}-study-{i}", section.model, data) for i, one in enumerate(section.studies)],

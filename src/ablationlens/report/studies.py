@@ -16,6 +16,7 @@ from ablationlens.plots.whiskers import numbers
 from ablationlens.report.catalogue import kind_of
 from ablationlens.report.evidence import Evidence
 from ablationlens.report.figures import Figure, figure_of
+from ablationlens.report.opened import Opened
 from ablationlens.report.tables import Entry, provenance_entries
 
 WORDS = {
@@ -33,6 +34,8 @@ WORDS = {
 """Heads and cells of tables that are no plain words."""
 MOST_BESIDE = 7
 """Columns of a table that has room beside a figure."""
+LONG = 12
+"""Rows up to which a table is shown whole."""
 COUNTS_OF_NOTHING = ("undefined", "left_out")
 """Columns that are left out where they are 0 throughout."""
 
@@ -42,9 +45,11 @@ class Shown:
     """One study on the page.
 
     Attributes:
+        key: what the ids of its elements begin with.
         title: the question that it answers.
         says: the answer, in a sentence.
         figures: its figures.
+        opened: what a click on a cell of the last of them opens, if that is more than the cell says.
         wide: whether figures or table need the width of the page, so that one is below the other.
         heads: of the table: text, and whether the column holds numbers.
         rows: of the table.
@@ -52,14 +57,21 @@ class Shown:
         provenance: how it was made.
     """
 
+    key: str
     title: str
     says: str
     figures: list[Figure]
+    opened: Opened | None
     wide: bool
     heads: list[tuple[str, bool]]
     rows: list[list[str]]
     note: str
     provenance: list[Entry]
+
+    @property
+    def long(self) -> bool:
+        """Whether its table is shown page by page."""
+        return len(self.rows) > LONG
 
 
 def shown(one: Evidence, key: str, model: MaskedModel | None = None, data: Batch | None = None) -> Shown:
@@ -67,7 +79,7 @@ def shown(one: Evidence, key: str, model: MaskedModel | None = None, data: Batch
 
     Args:
         one: the study.
-        key: id of the figure's element.
+        key: what the ids of its elements begin with.
         model: of the section that it stands in: what it was made with instead is said.
         data: of the page.
     """
@@ -76,10 +88,13 @@ def shown(one: Evidence, key: str, model: MaskedModel | None = None, data: Batch
     empty = [name for name in COUNTS_OF_NOTHING if name in table and not numbers(table, name).any()]
     table = table.drop(columns=empty)
     heads = _heads(table)
+    figures = [figure_of(figure, f"{key}-{number}") for number, figure in enumerate(kind.figures(one))]
     return Shown(
+        key=key,
         title=kind.title,
         says=kind.says(one),
-        figures=[figure_of(figure, f"{key}-{number}") for number, figure in enumerate(kind.figures(one))],
+        figures=figures,
+        opened=None if kind.opens is None else kind.opens(one, figures[-1].id, f"{key}-opened"),
         wide=kind.wide or len(heads) > MOST_BESIDE,
         heads=heads,
         rows=_cells(table),

@@ -30,6 +30,9 @@ def report(
 ) -> Path:
     """Write one HTML page that works offline: plotly, styles and data are all inside it (about 5 MB).
 
+    Tables sort by their headings and are shown page by page where they are long. A table of ablations has up to 1 MB of
+    attention patterns, which open from its heat map.
+
     A page has a section for each registry, for example one for rows and one for heads. For one registry::
 
         al.report("python.html", model, data, attributions={"COAR": coar, "leave-one-out": loo}, scores=scores)
@@ -54,9 +57,9 @@ def report(
         attributions: name of a method -> its attribution, or title of a section -> such a mapping. The first of a
             section is the one that its answer is drawn from.
         scores: what `evaluate` said of the attributions, or a mapping of such.
-        studies: results of `al.studies`, `al.compare`, `al.ceiling`, `al.completeness` and `al.faithfulness`: each is
-            shown with its figure, a sentence and its table, in the section of its components. Title of a section ->
-            several puts them where you want them.
+        studies: results of `al.studies`, `al.compare`, `al.ceiling`, `al.completeness`, `al.faithfulness`, `al.drift`,
+            `al.ablation_table`, `al.domains` and `al.stability`: each is shown with its figures, a sentence and its
+            table, in the section of its components. Title of a section -> several puts them where you want them.
         title: heading of the page; made from the question by default.
 
     Returns:
