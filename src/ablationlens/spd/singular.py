@@ -1,0 +1,62 @@
+"""A decomposition without training: the singular parts of each weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, SupportsIndex
+
+from ablationlens.adapters.base import Adapter, singular_parts
+from ablationlens.data.checks import is_integer
+from ablationlens.errors import InputError
+from ablationlens.spd.decomposition import Decomposition, Part, Where, name_of
+
+
+def svd(
+    adapter: Adapter,
+    modules: Sequence[str] | str | None,
+    rank: SupportsIndex,
+    *,
+    layers: Iterable[int] | int | None = None,
+) -> Decomposition:
+    """The largest singular parts of weight matrices as components; what they leave is each module's remainder.
+
+    A baseline for trained decompositions: no other components of the same number leave a smaller remainder, and
+    nothing says that they mean something one by one. All importances are 1. No forward passes.
+
+    Args:
+        adapter: the model.
+        modules: logical modules, such as ``["q", "mlp.in"]``; None: every linear module that is not fused.
+        rank: components of each module, from the largest singular value down.
+        layers: layers to take; all by default.
+
+    Returns:
+        V [in, rank] and U [rank, out] of each module, in the weight's own dtype; the singular value is shared equally
+        between them.
+
+    Raises:
+        UnknownNameError: for a layer or module that the model does not have.
+        InputError: if a module has no matrix, or fewer singular parts.
+    """
+    names = adapter.layout.select_names(modules)
+    given: Any = [layers] if is_integer(layers) else layers
+    chosen = adapter.layout.select_layers(None if given is None else [int(layer) for layer in given])
+    count = int(rank) if is_integer(rank) else 0
+    parts: dict[Where, Part] = {}
+    for module in adapter.layout.modules:
+        wanted = (not module.parts and module.operation == "linear") if names is None else module.name in names
+        if module.layer not in chosen or not wanted:
+            continue
+        where, most = (module.layer, module.name), min(module.rows, module.columns)
+        if module.operation != "linear":
+            raise InputError(f"{name_of(where)} is a convolution, which has no singular parts: name linear modules")
+        if not 1 <= count <= most:
+            raise InputError(
+                f"rank is a whole number from 1 to {most}, the parts that {name_of(where)} "
+                f"({module.rows} x {module.columns}) has; got {rank!r}"
+            )
+        factors = singular_parts(adapter.weight(*where), count)
+        parts[where] = Part(factors.V, factors.U)
+    if not parts:
+        raise InputError(f"no module to decompose: this model has {', '.join(adapter.layout.names)}")
+    provenance = {"from": "svd", "rank": count, "model": adapter.describe()}
+    return Decomposition(parts, provenance=provenance)
