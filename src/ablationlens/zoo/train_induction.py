@@ -56,8 +56,8 @@ class Recipe:
     warmup: int = 200
     weight_decay: float = 0.01
     seed: int = 1
-    """With seed 0 a second head of the first layer, on the current token, is as needed as the one on the previous token;
-    a model whose circuit is known should have one such head."""
+    """With seed 0 a second head of the first layer, on the current token, is as needed as the one on the previous
+    token; a model whose circuit is known should have one such head."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
