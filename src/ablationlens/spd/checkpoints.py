@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +32,7 @@ class Progress(NamedTuple):
 
     step: int
     seconds: float
-    history: list[dict[str, float]]
+    history: list[dict[str, Any]]
     decomposition: Decomposition
     optimiser: torch.optim.AdamW
     identity: dict[str, Any]
@@ -47,11 +49,12 @@ def save_progress(path: Path, progress: Progress) -> None:
         "step": progress.step,
         "seconds": progress.seconds,
         "history": progress.history,
+        "tensors": sorted(arrays),
     }
     save_arrays(path, arrays, header)
 
 
-def load_progress(path: Path, progress: Progress) -> tuple[int, float, list[dict[str, float]]]:
+def load_progress(path: Path, progress: Progress) -> tuple[int, float, list[dict[str, Any]]]:
     """Put a checkpoint into a decomposition and its optimiser; the step, the seconds and the history.
 
     Raises:
@@ -63,9 +66,7 @@ def load_progress(path: Path, progress: Progress) -> tuple[int, float, list[dict
         different = _different(found, progress.identity)
         raise StoreError(f"{path} is of another training ({different}); choose another file, or delete this one")
     weights = _weights(progress)
-    missing = [name for name in weights if f"weight/{name}" not in arrays]
-    if missing:
-        raise StoreError(f"{path} is damaged: it lacks {missing[0]}; delete it, and train again")
+    _check_whole(path, arrays, header, weights)
     with torch.no_grad():
         for name, value in weights.items():
             value.copy_(torch.from_numpy(arrays[f"weight/{name}"]))
@@ -75,9 +76,27 @@ def load_progress(path: Path, progress: Progress) -> tuple[int, float, list[dict
         }
         if kept:
             progress.optimiser.state[parameter] = {
-                moment: value if moment == "step" else value.to(parameter) for moment, value in kept.items()
+                moment: value.reshape(()) if moment == "step" else value.to(parameter) for moment, value in kept.items()
             }
     return int(header["step"]), float(header["seconds"]), list(header["history"])
+
+
+def _check_whole(
+    path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> None:
+    """Refuse a checkpoint that lacks something, or holds it in another shape."""
+    absent = [name for name in ("step", "seconds", "history", "tensors") if name not in header]
+    needed = [f"weight/{name}" for name in weights] + (absent or list(header["tensors"]))
+    for name in needed:
+        if name not in arrays:
+            raise StoreError(f"{path} is damaged: it lacks {name}; delete it, and train again")
+        moment, own = name.split("/", 1)
+        shape = (1,) if moment == "step" else tuple(weights[own].shape)
+        if arrays[name].shape != shape:
+            raise StoreError(
+                f"{path} is damaged: {name} is {list(arrays[name].shape)} and not {list(shape)}; delete it, and train "
+                "again"
+            )
 
 
 def _weights(progress: Progress) -> dict[str, Tensor]:
@@ -88,7 +107,8 @@ def _different(found: Any, own: dict[str, Any]) -> str:
     """Which setting differs."""
     if not isinstance(found, dict):
         return "it says nothing of its settings"
-    if found.get("model") != own["model"]:
-        return "the model"
+    for name in ("model", "data"):
+        if found.get(name) != own[name]:
+            return f"the {name}"
     theirs, ours = found.get("recipe") or {}, own["recipe"]
     return ", ".join(name for name in ours if theirs.get(name) != ours[name]) or "its settings"

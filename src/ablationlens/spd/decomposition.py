@@ -61,7 +61,10 @@ class Part(nn.Module):
         """What the importance function gives for an input, before the sigmoid; 1 where there is none."""
         if self.function is None:
             return self.V.new_ones(*x.shape[:-1], self.components)
-        return self.function(self.codes(x) if self.function.reads_codes else x.to(self.V.dtype))
+        found = self.function(self.codes(x) if self.function.reads_codes else x.to(self.V.dtype))
+        if found.shape != (*x.shape[:-1], self.components):
+            raise InputError(f"importances are {[*x.shape[:-1], self.components]} numbers; got {list(found.shape)}")
+        return found
 
 
 @dataclass(frozen=True)

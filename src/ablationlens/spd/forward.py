@@ -100,10 +100,24 @@ class GatedModel:
                     logits = run(batch, self._edits({}))
                 return Target(logits, {where: watch.seen[tap].detach() for where, tap in self._taps.items()})
 
+            laid = False
+
             def gated(batch: Batch, gates: Mapping[Where, Gates]) -> Tensor:
+                nonlocal laid
+                if gates and not laid and len(gates) < len(self._sites):
+                    with torch.no_grad():  # hooks are laid where the first pass has edits: at every module
+                        run(batch, self._edits(self._whole()))
+                laid = laid or bool(gates)
                 return run(batch, self._edits(gates))
 
             yield Runs(target, gated)
+
+    def _whole(self) -> dict[Where, Gates]:
+        """Everything kept."""
+        return {
+            where: Gates(part.V.new_ones(part.components), part.V.new_ones(1))
+            for where, part in self.decomposition.items()
+        }
 
     def _edits(self, gates: Mapping[Where, Gates]) -> list[Placed]:
         return [self._edit(where, own) for where, own in gates.items()]

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError, UnknownNameError
 
 RELU_GAIN = math.sqrt(2)
@@ -117,7 +118,7 @@ class SharedMLP(ImportanceFunction):
 
     def __init__(self, components: int, width: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.hidden = tuple(hidden)
+        self.hidden = _widths(hidden)
         widths = (width, *self.hidden)
         self.layers = nn.Sequential()
         for before, after in zip(widths, self.hidden, strict=False):
@@ -155,4 +156,10 @@ def importance_function(kind: str, components: int, width: int, hidden: Sequence
 def _checked(hidden: Sequence[int], kind: str) -> tuple[int, ...]:
     if not hidden:
         raise InputError(f"an importance function '{kind}' needs a hidden layer, hidden=(16,); 'shared_mlp' needs none")
-    return tuple(hidden)
+    return _widths(hidden)
+
+
+def _widths(hidden: Sequence[int]) -> tuple[int, ...]:
+    if not all(is_integer(width) and width >= 1 for width in hidden):
+        raise InputError(f"hidden are widths of layers, whole numbers from 1, such as (16,); got {tuple(hidden)!r}")
+    return tuple(int(width) for width in hidden)

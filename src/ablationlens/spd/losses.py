@@ -67,10 +67,12 @@ class Minimality:
 
     def __post_init__(self) -> None:
         _check_coefficient(self.coefficient)
-        if self.p <= 0 or (self.p_end is not None and self.p_end <= 0):
+        if not all(0 < p < float("inf") for p in (self.p, self.p if self.p_end is None else self.p_end)):
             raise InputError(f"p is a power above 0; got p={self.p!r}, p_end={self.p_end!r}")
         if not 0 <= self.begin <= self.end <= 1:
             raise InputError(f"annealing goes from begin to end, 0 to 1; got begin={self.begin!r}, end={self.end!r}")
+        if not 0 <= self.beta < float("inf"):
+            raise InputError(f"beta is a price from 0; got {self.beta!r}")
 
     def power(self, progress: float) -> float:
         """The power at a share of the training."""
@@ -85,7 +87,7 @@ class Minimality:
         p, total = self.power(progress), []
         for one in importances.values():
             rows = one.upper.shape[:-1].numel()
-            sums = (one.upper + 1e-12).pow(p).flatten(0, -2).sum(0)
+            sums = (one.upper.clamp(min=0) + 1e-12).pow(p).flatten(0, -2).sum(0)
             weighted = sums if not self.beta else sums * (1 + self.beta * torch.log2(1 + sums))
             total.append(weighted.sum() / rows)
         return torch.stack(total).sum()
@@ -117,6 +119,8 @@ class Reconstruction:
         _check_coefficient(self.coefficient)
         check_routing(self.routing)
         check_sampling(self.sampling)
+        if self.adversary is not None and not isinstance(self.adversary, Ascent):
+            raise InputError(f"an adversary is an al.spd.Ascent(steps, step_size); got {self.adversary!r}")
         if self.start not in STARTS:
             raise InputError(f"start is one of {', '.join(STARTS)}; got {self.start!r}")
 

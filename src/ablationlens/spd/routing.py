@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ablationlens.errors import InputError
-from ablationlens.spd.decomposition import Where
+from ablationlens.spd.decomposition import Where, name_of
 from ablationlens.spd.forward import Gates
 
 Routing: TypeAlias = Literal["all", "layerwise", "subset"]
@@ -39,6 +39,9 @@ def routed(gates: Mapping[Where, Gates], routing: Routing, generator: torch.Gene
         gates: of every module.
         routing: which.
         generator: of the subsets.
+
+    Raises:
+        InputError: for subsets at each position of modules that have not the same positions.
     """
     match routing:
         case "all":
@@ -47,12 +50,19 @@ def routed(gates: Mapping[Where, Gates], routing: Routing, generator: torch.Gene
             for where, own in gates.items():
                 yield {where: own}
         case "subset":
-            rows = next(iter(gates.values())).parts.shape[:-1]
+            shapes = {where: own.parts.shape[:-1] for where, own in gates.items()}
+            rows = next(iter(shapes.values()))
+            odd = [where for where, shape in shapes.items() if shape != rows]
+            if odd:
+                raise InputError(
+                    f"{name_of(next(iter(shapes)))} runs on {list(rows)} rows and {name_of(odd[0])} on "
+                    f"{list(shapes[odd[0]])}, so that no subset can be drawn for each: use routing='layerwise'"
+                )
             chosen = random_subsets(len(gates), rows, generator)
             yield {where: _where(chosen[number], own) for number, (where, own) in enumerate(gates.items())}
 
 
-def random_subsets(modules: int, rows: torch.Size, generator: torch.Generator) -> Bool[Tensor, "..."]:
+def random_subsets(modules: int, rows: torch.Size, generator: torch.Generator) -> Bool[Tensor, " module *rows"]:
     """For each row a uniform number from 1 to all of the modules, and as many chosen at random: [module, *rows]."""
     device = generator.device
     count = torch.randint(1, modules + 1, rows, generator=generator, device=device)

@@ -21,7 +21,7 @@ from ablationlens.spd.forward import Gates
 
 Sampling: TypeAlias = Literal["continuous", "binomial"]
 SAMPLINGS: tuple[Sampling, ...] = ("continuous", "binomial")
-Sources: TypeAlias = dict[Where, Float[Tensor, "*rows C_and_1"]]
+Sources: TypeAlias = dict[Where, Float[Tensor, "*#rows C_and_1"]]
 """For each module the sources of its components, and of its remainder in the last column."""
 
 

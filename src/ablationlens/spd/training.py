@@ -23,9 +23,10 @@ from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError
 from ablationlens.progress import announce, bar
 from ablationlens.provenance import packages
+from ablationlens.randomness import raw
 from ablationlens.spd.adversary import ascend, starting
 from ablationlens.spd.checkpoints import Progress, load_progress, save_progress
-from ablationlens.spd.decomposition import Decomposition, Part, Where
+from ablationlens.spd.decomposition import Decomposition, Importances, Part, Where
 from ablationlens.spd.divergence import Divergence, check_divergence, diverged
 from ablationlens.spd.forward import GatedModel, Runs, Target
 from ablationlens.spd.functions import importance_function
@@ -132,19 +133,25 @@ def train(
         above 0.1) in each module.
 
     Raises:
-        InputError: if the model has no such modules, or a setting does not fit.
+        InputError: if the model has no such modules, a setting does not fit, or the loss is no longer finite.
         StoreError: if the checkpoint is of another training, or damaged.
     """
     check_divergence(output)
     components = _components(adapter, modules, n_components, layers)
+    given: Any = (losses,) if isinstance(losses, Loss) else losses
+    if not isinstance(hidden, Sequence) or not isinstance(given, Sequence):
+        raise InputError(f"hidden and losses are several, hidden=(16,); got {hidden!r} and {losses!r}")
     recipe = Recipe(
-        components, tuple(losses), output, steps, importance, tuple(hidden), sigmoid, learning_rate, warmup, rows, seed
+        components, tuple(given), output, steps, importance, tuple(hidden), sigmoid, learning_rate, warmup, rows, seed
     )
     _check(recipe)
-    decomposition = begin(adapter, recipe)
-    training = Training(adapter, decomposition, recipe, data)
     path = None if checkpoint is None else Path(checkpoint)
-    training.run(path, every, show_bar)
+    _check_call(adapter, data, path, every)
+    with torch.inference_mode(False), torch.enable_grad():  # parameters that are made in inference mode cannot learn
+        decomposition = begin(adapter, recipe)
+        training = Training(adapter, decomposition, recipe, data)
+        training.run(path, every, show_bar)
+    decomposition.zero_grad(set_to_none=True)
     decomposition.eval().requires_grad_(False)
     decomposition.provenance = {
         "method": "spd",
@@ -188,7 +195,7 @@ class Training:
     recipe: Recipe
     data: Batch | Callable[[int], Batch]
     step: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -204,49 +211,57 @@ class Training:
         steps = self.recipe.steps
         announce(f"SPD: {steps - self.step:,} steps on {self.decomposition!r}")
         started = time.perf_counter() - self.seconds
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            GatedModel(self.adapter, self.decomposition).session() as runs,
-        ):
+        with GatedModel(self.adapter, self.decomposition).session() as runs:
             progress = bar(
                 range(self.step, steps), total=steps - self.step, unit="step", label="SPD", show_bar=show_bar
             )
             for step in progress:
-                terms = self._advance(runs, step)
+                noted = step % max(1, steps // LOGGED) == 0 or step + 1 == steps
+                terms = self._advance(runs, step, noted=noted)
                 self.step = step + 1
-                if step % max(1, steps // LOGGED) == 0 or self.step == steps:
+                if noted:
                     self.history.append({"step": self.step, **terms})
                     progress.set_postfix({name: f"{value:.3g}" for name, value in terms.items() if "/" not in name})
                 self.seconds = time.perf_counter() - started
                 if checkpoint is not None and (self.step % every == 0 or self.step == steps):
                     save_progress(checkpoint, self._progress())
 
-    def _advance(self, runs: Runs, step: int) -> dict[str, float]:
-        """One step; its losses."""
+    def _advance(self, runs: Runs, step: int, *, noted: bool) -> dict[str, float]:
+        """One step; its losses and L0, if they are to be noted."""
         recipe = self.recipe
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        generator = torch.Generator().manual_seed(int(raw(recipe.seed, "spd:train", step, 1)[0]))
         batch = self._batch(step, generator)
         target = runs.target(batch)
         importances = self.decomposition.importances_of(target.inputs)
         lower = {where: one.lower for where, one in importances.items()}
+        real = {where: _real(one, batch) for where, one in importances.items()}
         terms: dict[str, Tensor] = {}
         for loss in recipe.losses:
             match loss:
                 case Faithfulness():
                     name, value = "faithfulness", loss(self.decomposition, self.weights)
                 case Minimality():
-                    name, value = "minimality", loss(importances, step / recipe.steps)
+                    name, value = "minimality", loss(real, step / recipe.steps)
                 case Reconstruction():
                     name, value = loss.name, self._reconstruction(loss, runs, batch, target, lower, generator)
             terms[name] = terms.get(name, 0.0) + loss.coefficient * value
         total = torch.stack(list(terms.values())).sum()
+        if not math.isfinite(float(total.detach())):
+            values = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in terms.items())
+            raise InputError(
+                f"the loss is not finite at step {step + 1} ({values}): give a lower learning_rate than "
+                f"{recipe.learning_rate:.3g}, or look for inputs and weights that are not finite"
+            )
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
         self.optimiser.step()
-        counts = {f"L0/{where[0]}.{where[1]}": (one > ALIVE).float().sum(-1).mean() for where, one in lower.items()}
+        if not noted:
+            return {}
+        counts = {
+            f"L0/{where[0]}.{where[1]}": (one.lower > ALIVE).float().sum(-1).mean() for where, one in real.items()
+        }
         return {name: float(value.detach()) for name, value in {"loss": total, **terms, **counts}.items()}
 
     def _reconstruction(
@@ -259,11 +274,11 @@ class Training:
         generator: torch.Generator,
     ) -> Tensor:
         """Divergence under the sources of a loss, a mean over its passes."""
-        routes = generator.get_state()
+        of_routes, of_sources = torch.randint(2**62, (2,), generator=generator).tolist()
 
         def diverging(sources: Sources, importances: Mapping[Where, Tensor]) -> Tensor:
             """[example]; the same subsets at every step of an adversary."""
-            chosen = torch.Generator().set_state(routes)
+            chosen = torch.Generator().manual_seed(of_routes)
             gates = gates_of(importances, sources, remainder=loss.remainder)
             passes = [
                 diverged(runs.gated(batch, one), target.logits, batch, self.recipe.output)
@@ -271,7 +286,7 @@ class Training:
             ]
             return torch.stack(passes).mean(0)
 
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        generator = torch.Generator().manual_seed(of_sources)
         if loss.adversary is None:
             return diverging(random_sources(lower, loss.sampling, generator), lower).mean()
         fixed = {where: one.detach() for where, one in lower.items()}
@@ -284,6 +299,7 @@ class Training:
             batch = self.data(step)
             if not isinstance(batch, Batch):
                 raise InputError(f"data gives a Batch for each step, al.batch(...); got {type(batch).__name__}")
+            self.adapter.check_data(batch)
             return batch.to(self.adapter.device)
         index = torch.randint(len(self.data), (self.recipe.rows,), generator=generator)
         return self.data.take(index).to(self.adapter.device)
@@ -293,17 +309,17 @@ class Training:
         factors = [factor for _, part in self.decomposition.items() for factor in (part.V, part.U)]
         optimiser = torch.optim.AdamW(factors, lr=WARMUP_RATE, weight_decay=WARMUP_DECAY)
         faithfulness = Faithfulness()
-        with torch.inference_mode(False), torch.enable_grad():
-            for _ in range(self.recipe.warmup):
-                optimiser.zero_grad(set_to_none=True)
-                faithfulness(self.decomposition, self.weights).backward()
-                optimiser.step()
+        for _ in range(self.recipe.warmup):
+            optimiser.zero_grad(set_to_none=True)
+            faithfulness(self.decomposition, self.weights).backward()
+            optimiser.step()
         self.decomposition.zero_grad(set_to_none=True)
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def _identity(self) -> dict[str, Any]:
-        return {"recipe": self.recipe.describe(), "model": self.adapter.describe()["fingerprint"]}
+        data = self.data.fingerprint() if isinstance(self.data, Batch) else "a function"
+        return {"recipe": self.recipe.describe(), "model": self.adapter.describe()["fingerprint"], "data": data}
 
     def _progress(self) -> Progress:
         return Progress(self.step, self.seconds, self.history, self.decomposition, self.optimiser, self._identity())
@@ -354,6 +370,8 @@ def _check(recipe: Recipe) -> None:
         raise InputError(f"losses are Faithfulness(), Minimality() and Reconstruction(); got {recipe.losses!r}")
     if not any(isinstance(loss, Reconstruction) for loss in recipe.losses):
         raise InputError("nothing ties importances to what the model does: add al.spd.Reconstruction() to the losses")
+    if not is_integer(recipe.seed) or not 0 <= recipe.seed < 2**63:
+        raise InputError(f"seed is a whole number from 0; got {recipe.seed!r}")
     for name in ("steps", "rows"):
         value = getattr(recipe, name)
         if not is_integer(value) or value < 1:
@@ -362,6 +380,29 @@ def _check(recipe: Recipe) -> None:
         raise InputError(f"warmup is a number of steps from 0; got {recipe.warmup!r}")
     if not 0 < recipe.learning_rate < float("inf"):
         raise InputError(f"learning_rate is above 0; got {recipe.learning_rate!r}")
+
+
+def _check_call(adapter: Adapter, data: Any, checkpoint: Path | None, every: Any) -> None:
+    """What does not enter the recipe."""
+    if not isinstance(data, Batch) and not callable(data):
+        raise InputError(
+            f"data is a Batch, al.batch(texts, tokenizer=...), or a function that gives one for each step; got "
+            f"{type(data).__name__}"
+        )
+    if isinstance(data, Batch):
+        adapter.check_data(data)
+    if not is_integer(every) or every < 1:
+        raise InputError(f"every is a number of steps from 1; got {every!r}")
+    if checkpoint is not None and checkpoint.is_dir():
+        raise InputError(f"checkpoint is a file, and {checkpoint} is a folder: give {checkpoint / 'spd.safetensors'}")
+
+
+def _real(importances: Importances, batch: Batch) -> Importances:
+    """Importances without those at padding, which stands for nothing."""
+    attended = batch.attended
+    if attended is None or importances.lower.shape[:-1] != attended.shape or bool(attended.all()):
+        return importances
+    return Importances(importances.lower[attended], importances.upper[attended])
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
