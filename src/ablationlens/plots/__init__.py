@@ -24,6 +24,7 @@ from ablationlens.plots.histogram import histogram as histogram
 from ablationlens.plots.ranking import ranking as ranking
 from ablationlens.plots.scores import correlation as correlation
 from ablationlens.plots.scores import predicted_vs_true as predicted_vs_true
+from ablationlens.plots.spd_experiment import ablation_experiment as ablation_experiment
 from ablationlens.plots.stability import stability as stability
 from ablationlens.plots.stability import stability_shares as stability_shares
 from ablationlens.plots.study_curves import fit_alpha as fit_alpha

@@ -22,6 +22,7 @@ from ablationlens.evaluate.studies import (
     SampleSize,
 )
 from ablationlens.plots import (
+    ablation_experiment,
     ablation_method,
     ablations,
     agreement,
@@ -58,6 +59,8 @@ from ablationlens.report.says import (
 )
 from ablationlens.report.says_ablations import of_ablations, of_drift
 from ablationlens.report.says_domains import of_domains, of_stability
+from ablationlens.report.says_spd import of_ablation_experiment
+from ablationlens.spd_experiment import AblationExperiment
 
 
 def _pairs(one: Comparison) -> pd.DataFrame:
@@ -96,6 +99,12 @@ def _ablation_rows(one: AblationTable) -> pd.DataFrame:
 
 def _pattern_change(one: AblationTable) -> go.Figure | None:
     return None if one.patterns is None else pattern_change(one)
+
+
+def _experiment_rows(one: AblationExperiment) -> pd.DataFrame:
+    shown = ("mode", "baseline", "ablation", "operation", "kl", "kl_se", "reverse_kl", "js", "top1_changed", "gap_kl")
+    table = pd.DataFrame(one.table()[list(shown)])
+    return table.assign(kl_se=pd.to_numeric(table["kl_se"]))  # None where there is one sample
 
 
 def _domain_held_out(one: Domains) -> go.Figure | None:
@@ -161,11 +170,18 @@ KINDS: dict[type, Kind] = {
         of_stability,
         wide=True,
     ),
+    AblationExperiment: Kind(
+        "What do ablations do in each mode of the decomposition?",
+        (ablation_experiment,),
+        of_ablation_experiment,
+        _experiment_rows,
+        wide=True,
+    ),
 }
 
 CALLS = (
-    "al.studies, al.compare, al.ceiling, al.completeness, al.faithfulness, al.drift, al.ablation_table, al.domains and "
-    "al.stability"
+    "al.studies, al.compare, al.ceiling, al.completeness, al.faithfulness, al.drift, al.ablation_table, al.domains, "
+    "al.stability and al.spd.ablation_experiment"
 )
 """What returns them, for messages."""
 

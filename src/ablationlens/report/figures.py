@@ -41,7 +41,7 @@ def figure_of(figure: go.Figure, key: str) -> Figure:
     return Figure(
         key,
         title=str(Markup(title["text"]).unescape()),
-        note=str(Markup(title["subtitle"]["text"]).unescape()),
+        note=str(Markup(title["subtitle"]["text"].replace("<br>", " ")).unescape()),
         height=height,
         drawing={"data": drawing["data"], "layout": layout},
     )

@@ -70,7 +70,11 @@ class Mode(Base):
     def module_gates(self, adapter: Adapter, data: Batch, sample: int = 0) -> dict[Where, Gates]:
         """Gates of the components of each module, for one sample: [example, *position, C], and of the remainder."""
         importances = self.decomposition.importances(adapter, data)
-        gates = gates_of(importances, self.sources(adapter, data, importances, sample))
+        return self.gates_with(importances, self.sources(adapter, data, importances, sample))
+
+    def gates_with(self, importances: Mapping[Where, Tensor], sources: Mapping[Where, Tensor]) -> dict[Where, Gates]:
+        """Gates of the components of each module, and of its remainder, for importances and sources."""
+        gates = gates_of(importances, sources)
         return {where: Gates(own.parts.clamp(0, 1), self._remainder(own.remainder)) for where, own in gates.items()}
 
     def behind(self, adapter: Adapter, registry: Registry) -> Registry | None:
@@ -245,13 +249,25 @@ class PGD(Mode):
         found = self.search(adapter, data, importances).sources
         return {where: source.expand(*importances[where].shape[:-1], -1) for where, source in found.items()}
 
-    def search(self, adapter: Adapter, data: Batch, importances: Mapping[Where, Tensor] | None = None) -> Found:
+    def search(
+        self,
+        adapter: Adapter,
+        data: Batch,
+        importances: Mapping[Where, Tensor] | None = None,
+        *,
+        begin: Mapping[Where, Tensor] | None = None,
+        moving: Mapping[Where, Tensor] | None = None,
+        kept: Mapping[Where, Gates] | None = None,
+    ) -> Found:
         """The ascent: the sources, the loss of each example with them, and the losses on the way.
 
         Args:
             adapter: the model.
             data: the examples.
             importances: of the components, if they are known.
+            begin: sources to begin with, in place of the starts.
+            moving: with `begin`, True for the sources that the ascent may change; all by default.
+            kept: what the gates are multiplied by, 0 for what is ablated throughout; all are kept by default.
 
         Returns:
             The worst of all starts: for each example, or over all for a scope of "shared". On the CPU.
@@ -267,20 +283,41 @@ class PGD(Mode):
             for index in torch.arange(len(data)).split(size):
                 batch = here.take(index)
                 lower = {where: one[index].to(adapter.device) for where, one in known.items()}
+                off = (
+                    None
+                    if kept is None
+                    else {at: Gates(*(_rows_of(one, index, adapter) for one in own)) for at, own in kept.items()}
+                )
+                free = None if moving is None else {at: _rows_of(one, index, adapter) for at, one in moving.items()}
+                first = {} if begin is None else {at: _rows_of(one, index, adapter) for at, one in begin.items()}
                 target = runs.target(batch).logits
 
                 def loss_of(
-                    sources: Sources, lower: dict[Where, Tensor] = lower, target: Tensor = target, batch: Batch = batch
+                    sources: Sources,
+                    lower: dict[Where, Tensor] = lower,
+                    off: dict[Where, Gates] | None = off,
+                    free: Sources | None = free,
+                    first: Sources = first,
+                    target: Tensor = target,
+                    batch: Batch = batch,
                 ) -> Tensor:
+                    if free is not None:
+                        sources = {at: torch.where(free[at], one, first[at]) for at, one in sources.items()}
                     gates = {
                         where: Gates(own.parts, self._remainder(own.remainder))
                         for where, own in gates_of(lower, sources).items()
                     }
+                    if off is not None:
+                        gates = {
+                            at: Gates(own.parts * off[at].parts, own.remainder * off[at].remainder)
+                            for at, own in gates.items()
+                        }
                     return diverged(runs.gated(batch, gates), target, batch, self.output)
 
+                starts = self._begun(known, index) if begin is None else [first]
                 found = [
                     ascend(loss_of, {at: one.to(adapter.device) for at, one in start.items()}, self.ascent)
-                    for start in self._begun(known, index)
+                    for start in starts
                 ]
                 chunks.append(_worst(found, self.ascent.scope))
         return _joined(chunks)
@@ -322,6 +359,11 @@ def _uniform(shape: tuple[int, ...], seed: int, where: Where, sample: int, examp
     count = int(np.prod(shape[1:]))
     rows = [raw(seed, f"spd:{name_of(where)}", (sample << 32) + example, count) for example in examples]
     return torch.from_numpy((np.stack(rows) >> 8).astype(np.float32) / 2**24).reshape(shape)
+
+
+def _rows_of(values: Tensor, index: Tensor, adapter: Adapter) -> Tensor:
+    """Values of some examples, on the model's device; those of all examples stay as they are."""
+    return (values if len(values) == 1 else values[index]).to(adapter.device)
 
 
 def _worst(found: Sequence[Found], scope: Scope) -> Found:

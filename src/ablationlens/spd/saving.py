@@ -99,10 +99,10 @@ def load(path: str | PathLike[str], adapter: Adapter | None = None, *, skip: Seq
         )
     target = Path(path)
     if target.is_dir() or target.suffix in CHECKPOINT_ENDINGS:
-        return load_run(target, adapter, skip=[skip] if isinstance(skip, str) else skip)
+        return load_run(target, adapter, skip=[skip] if isinstance(skip, str) else skip).requires_grad_(False)
     if skip:
         raise InputError(f"skip= leaves out modules of a run of goodfire-ai/spd, and {target.name} is none")
-    decomposition = _read(target)
+    decomposition = _read(target).requires_grad_(False)
     if adapter is None:
         return decomposition
     decomposition.weights(adapter)

@@ -59,4 +59,4 @@ def svd(
     if not parts:
         raise InputError(f"no module to decompose: this model has {', '.join(adapter.layout.names)}")
     provenance = {"from": "svd", "rank": count, "model": adapter.describe()}
-    return Decomposition(parts, provenance=provenance)
+    return Decomposition(parts, provenance=provenance).requires_grad_(False)

@@ -1,0 +1,55 @@
+"""Whole: the baseline in which no component is scaled down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ablationlens.adapters.base import Adapter
+from ablationlens.data import Batch
+from ablationlens.errors import InputError
+from ablationlens.spd.decomposition import Decomposition, Where
+from ablationlens.spd.forward import Gates
+from ablationlens.spd.modes import PGD, Deterministic, Mode, Stochastic
+
+
+class Whole(Mode):
+    """Every component at gate 1: the target model, or, without the remainders, its reconstruction V U.
+
+    Args:
+        decomposition: of the model.
+        remainder: "kept", which is the target model, to the last bit; or "dropped", its reconstruction.
+    """
+
+    def __init__(self, decomposition: Decomposition, *, remainder: Literal["kept", "dropped"] = "kept") -> None:
+        super().__init__(decomposition, remainder=remainder)
+        if self.remainder == "source":
+            raise InputError("remainder of Whole is 'kept', for the target model, or 'dropped', for its reconstruction")
+
+    def sources(
+        self, adapter: Adapter, data: Batch, importances: Mapping[Where, Tensor], sample: int
+    ) -> Mapping[Where, Tensor]:
+        return {where: torch.ones(*lower.shape[:-1], lower.shape[-1] + 1) for where, lower in importances.items()}
+
+    def gates_with(self, importances: Mapping[Where, Tensor], sources: Mapping[Where, Tensor]) -> dict[Where, Gates]:
+        found = super().gates_with(importances, sources)  # of which ci + (1 - ci) may be rounded
+        return {where: Gates(torch.ones_like(own.parts), own.remainder) for where, own in found.items()}
+
+
+def baseline_of(mode: Mode) -> str:
+    """What the model is before anything is ablated, in words."""
+    remainders = {"kept": "with remainders", "dropped": "without remainders", "source": "remainders masked too"}
+    match mode:
+        case Whole():
+            return "target" if mode.remainder == "kept" else "reconstruction"
+        case Deterministic():
+            return f"importances, {remainders[mode.remainder]}"
+        case Stochastic():
+            return f"stochastic, {remainders[mode.remainder]}"
+        case PGD():
+            return f"adversarial, {remainders[mode.remainder]}"
+        case _:
+            return type(mode).__name__
