@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Hashable, Iterable
 from contextlib import contextmanager
 from typing import Any, Literal, SupportsIndex, TypeAlias
 
@@ -43,7 +43,8 @@ class MaskedModel:
         registry: its components; column j of every mask is ``registry[j]``.
         ablation: what an ablated component holds instead.
         output: what is measured: an `Output`, or any function of logits (and batch) that gives one number a row.
-        base: gates that kept components get in place of 1: a mode of `al.spd`. A mask is multiplied by them.
+        base: gates that kept components get in place of 1: a mode of `al.spd`. A mask is multiplied by them. What an
+            ablation puts in place of heads and the like, such as a mean, is still of the unmodified model.
 
     Raises:
         AdapterError: if a component's site never fires, or fires more than once, in a forward pass.
@@ -73,7 +74,7 @@ class MaskedModel:
             raise InputError(
                 f"a base scales components towards 0, so what they are ablated to is al.Zero(); got {self.ablation!r}"
             )
-        self._bound: OrderedDict[tuple[int, str | None, int, int], tuple[Batch, Bound]] = OrderedDict()
+        self._bound: OrderedDict[tuple[int, str | None, int, int, Hashable], tuple[Batch, Bound]] = OrderedDict()
 
     def __repr__(self) -> str:
         parts = [repr(self.adapter), f"{len(self.registry):,} components", repr(self.ablation), repr(self.output)]
@@ -154,7 +155,8 @@ class MaskedModel:
         """What the ablation puts in place of ablated parts of `data`: made once, and kept for the last few batches."""
         _check_data(data)
         # replacements that were computed in another precision, or with other threads, differ in their last bits
-        key = (id(data), autocast(self.adapter.device), torch.get_num_threads(), self._version(data))
+        base = None if self.base is None else self.base.version
+        key = (id(data), autocast(self.adapter.device), torch.get_num_threads(), self._version(data), base)
         kept = self._bound.get(key)
         if kept is not None and kept[0] is data:  # an id means nothing after a deepcopy
             return kept[1]
@@ -176,6 +178,11 @@ class MaskedModel:
             return None
         plan = self._behind or self.plan
         gates = self.base.gates(self.adapter, plan.registry, data)
+        if gates.ndim == 4 and not plan.positional:
+            raise InputError(
+                f"{self.base!r} has gates for each position, and some of its modules have other positions than the "
+                "logits (those of an encoder): no mask covers both"
+            )
         rows = (self.base.samples, len(data), *((data.length,) if gates.ndim == 4 and plan.positional else ()))
         if tuple(gates.shape) != (*rows, plan.width) or not bool(((gates >= 0) & (gates <= 1)).all()):
             raise InputError(

@@ -153,7 +153,10 @@ class Registry:
         if part is not None and number.isdigit() and int(number) >= part.site.basis.components:
             shared = part.site.kind == "row" and part.site.module.endswith((".k", ".v"))
             count = " (rows of keys and values count key/value heads, which may be fewer than query heads)"
-            beyond = f"{stem} goes from 0 to {part.site.basis.components - 1}{count if shared else ''}; "
+            last = part.site.basis.components - 1
+            beyond = f"{stem} goes from 0 to {last}{count if shared else ''}; "
+            if isinstance(part.site.basis, RankOne):
+                beyond = f"{stem} goes from 0 to {last - 1}, and there is {part.site.name(last)}; "
         near = get_close_matches(name, self.names, n=3, cutoff=0.5)
         return beyond + (f"did you mean {', '.join(near)}?" if near else f"names look like {', '.join(self.names[:3])}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from transformers import T5Config, T5ForConditionalGeneration
 
 import ablationlens as al
 from ablationlens.masks.base import Base
-from ablationlens.spd import PGD, Decomposition, Deterministic, Stochastic
+from ablationlens.spd import PGD, Decomposition, Deterministic, Part, Stochastic
 from tests import models
 from tests.conftest import HOSTS, Host, host_of
 from tests.spd.small import COUNT, PLACES, decomposed, logits_under
@@ -300,7 +302,15 @@ def test_components_of_other_kinds_are_kept_as_they_are(torch_gpt2: Host) -> Non
         (lambda d, h: PGD(d, starts="middle"), "random, ones, zeros"),
         (lambda d, h: PGD(d, scope="batch"), "'example' or 'shared'"),
         (lambda d, h: PGD(d, output="accuracy"), "'kl'"),
-        (lambda d, h: Deterministic(d, remainder="half"), "source, kept, dropped"),
+        (lambda d, h: Stochastic(d, remainder="half"), "source, kept, dropped"),
+        (lambda d, h: Deterministic(d, remainder="source"), "'dropped' or 'kept'"),
+        (lambda d, h: Stochastic(d, seed=-1), "seed is a whole number"),
+        (lambda d, h: PGD(d, seed="a"), "seed is a whole number"),
+        (lambda d, h: d.registry(h.adapter.model), r"expected an adapter, al.adapt\(model\)"),
+        (lambda d, h: d.importances(h.adapter, h.inputs(2)), "the data is a Batch"),
+        (lambda d, h: d.importances(h.adapter, h.data(2), rows=0), "rows is a whole number"),
+        (lambda d, h: Decomposition({(7, "attn.q"): d[0, "attn.q"]}).registry(h.adapter), "layer 7"),
+        (lambda d, h: Decomposition({(0, "attn.q"): (d[0, "attn.q"].V, 1)}), r"al.spd.Part\(V, U\)"),
         (lambda d, h: Deterministic("run/1"), "al.spd.load"),
         (lambda d, h: masked(h, Deterministic), "a base is a mode such as"),
         (
@@ -333,3 +343,53 @@ def test_gates_out_of_range_are_refused(torch_gpt2: Host) -> None:
 
 def test_places_are_those_of_the_tests() -> None:
     assert tuple(decomposed(host_of("torch", "gpt2")).places) == PLACES
+
+
+class Halved(Base):
+    """A gate of each example's own, the same at all positions."""
+
+    def gates(self, adapter: al.Adapter, registry: al.Registry, data: al.Batch) -> torch.Tensor:
+        gates = torch.ones(1, len(data), len(registry))
+        gates[0, :, 0] = torch.linspace(0, 1, len(data))
+        return gates
+
+    def describe(self) -> dict[str, Any]:
+        return {"base": "halved"}
+
+
+@pytest.mark.parametrize("examples", [3, 7])
+def test_gates_without_positions_go_with_masks_by_position(examples: int, torch_gpt2: Host) -> None:
+    """Seven examples of seven positions: neither may be taken for the other."""
+    data, registry = torch_gpt2.data(examples), torch_gpt2.adapter.registry("head")
+    model = al.MaskedModel(torch_gpt2.adapter, registry, output=al.KL(), base=Halved())
+    mask = torch.ones(examples, len(registry))
+    mask[:, 1] = 0.5
+    by_position = mask[:, None].expand(examples, 7, len(registry)).clone()
+    assert torch.equal(model(by_position, data), model(mask, data))
+    assert float(model(mask, data).max()) > 1e-3
+
+
+def test_gates_are_made_again_when_what_decides_them_changes(torch_gpt2: Host) -> None:
+    base = Stochastic(Decomposition(dict(decomposed(torch_gpt2).items())), seed=0)
+    model, data = masked(torch_gpt2, base), torch_gpt2.data(2)
+    first = model(model.mask(), data)
+    assert torch.equal(model(model.mask(), data), first)
+    base.seed = 1
+    assert not torch.equal(model(model.mask(), data), first)
+    other = copy.deepcopy(base.decomposition)
+    base = Stochastic(other, seed=0)
+    model = masked(torch_gpt2, base)
+    assert torch.equal(model(model.mask(), data), first)
+    with torch.no_grad():
+        list(other[0, "attn.q"].function.layers)[-1].b.sub_(100.0)
+    assert not torch.equal(model(model.mask(), data), first)
+
+
+def test_importances_of_an_encoder_go_by_its_own_padding() -> None:
+    reads, decoder = torch.randint(1, 40, (2, 5)), torch.randint(1, 40, (2, 5))
+    settings = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=40, **settings)).eval()
+    decomposition = Decomposition({(0, "encoder.attn.q"): Part(torch.randn(16, 3), torch.randn(3, 16))})
+    padding = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]])
+    data = al.batch({"input_ids": reads, "decoder_input_ids": decoder, "decoder_attention_mask": padding})
+    assert bool((decomposition.importances(al.adapt(model), data)[0, "encoder.attn.q"] == 1).all())

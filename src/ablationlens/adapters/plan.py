@@ -371,7 +371,9 @@ class Plan:
 
 def _based(mask: Tensor, base: Tensor) -> Tensor:
     """Gates of a mask whose kept components have those of a base."""
-    return (mask[:, None] if base.ndim > mask.ndim else mask) * base
+    if base.ndim == mask.ndim:
+        return mask * base
+    return mask[:, None] * base if base.ndim > mask.ndim else mask * base[:, None]
 
 
 def _block(part: Part) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from typing import Any
 
 from jaxtyping import Float
@@ -47,6 +48,11 @@ class Base(ABC):
         Raises:
             InputError: if the registry has components that the base knows nothing of.
         """
+
+    @property
+    def version(self) -> Hashable:
+        """Changes with whatever decides the gates, which are then made again."""
+        return 0
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from ablationlens.spd.saving import save as save
 from ablationlens.spd.singular import svd as svd
 from ablationlens.spd.training import train as train
 
-_ABOVE = ("AblationExperiment", "Restricted", "Whole", "ablation_experiment")
+_ABOVE = ("Ablate", "AblationExperiment", "Restricted", "Whole", "ablation_experiment")
 
 
 def __getattr__(name: str) -> Any:

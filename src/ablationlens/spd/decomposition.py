@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from ablationlens.adapters.base import Adapter
 from ablationlens.adapters.watch import Watch
 from ablationlens.data import Batch
+from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError, UnknownNameError
+from ablationlens.layout import reads_encoder
 from ablationlens.packing import choose
 from ablationlens.registry import Registry
 from ablationlens.sites import RankOne, Tap
@@ -101,6 +103,9 @@ class Decomposition(nn.Module):
         self, parts: Mapping[Where, Part], *, sigmoid: str = "leaky_hard", provenance: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__()
+        wrong = [part for part in parts.values() if not isinstance(part, Part)]
+        if wrong:
+            raise InputError(f"components are al.spd.Part(V, U), by (layer, module); got {type(wrong[0]).__name__}")
         if not parts:
             raise InputError(
                 'a decomposition has the components of some modules: {(0, "attn.q"): Part(V, U)}; got none'
@@ -147,6 +152,7 @@ class Decomposition(nn.Module):
         Raises:
             InputError: if the model has no such modules, or of other shapes.
         """
+        self.weights(adapter)
         return adapter.registry("rank_one", factors={where: (part.V, part.U) for where, part in self.items()})
 
     def weights(self, adapter: Adapter) -> dict[Where, Float[Tensor, "out in"]]:
@@ -155,6 +161,8 @@ class Decomposition(nn.Module):
         Raises:
             InputError: if a module is missing, or has another shape.
         """
+        if not isinstance(adapter, Adapter):
+            raise InputError(f"expected an adapter, al.adapt(model); got {type(adapter).__name__}")
         found: dict[Where, Tensor] = {}
         for where, part in self.items():
             weight = adapter.weight(*where).detach()
@@ -218,6 +226,10 @@ class Decomposition(nn.Module):
             InputError: if the data or the model does not fit.
         """
         self.weights(adapter)
+        if not isinstance(data, Batch) or not len(data):
+            raise InputError(f"the data is a Batch of examples, al.batch(inputs, tokenizer=...); got {data!r:.60}")
+        if rows is not None and (not is_integer(rows) or rows < 1):
+            raise InputError(f"rows is a whole number from 1; got {rows!r}")
         adapter.check_data(data)
         size = rows or choose(len(data), data.length, adapter.device, adapter.vocabulary).examples
         here, taps = data.to(adapter.device), read_taps(self, adapter)
@@ -229,8 +241,9 @@ class Decomposition(nn.Module):
                 run(batch)
                 for where, found in self.importances_of({at: watch.seen[tap] for at, tap in taps.items()}).items():
                     lower = _checked(found.lower, where)
-                    if batch.attended is not None and lower.ndim == 3:
-                        lower = lower * batch.attended[..., None]
+                    real = batch.encoder_attended if reads_encoder(where[1]) else batch.attended
+                    if real is not None and lower.ndim == 3:
+                        lower = lower * real[..., None]
                     chunks[where].append(lower.float().cpu())
         return {where: torch.cat(chunk) for where, chunk in chunks.items()}
 

@@ -7,8 +7,9 @@ comparison have the same ones and ablating nothing changes nothing.
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ablationlens.adapters.base import Adapter
+from ablationlens.adapters.state import version
 from ablationlens.data import Batch
 from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError
@@ -54,6 +56,10 @@ class Mode(Base):
 
     def describe(self) -> dict[str, Any]:
         return {"base": type(self).__name__, "decomposition": self.decomposition.fingerprint, **self._settings()}
+
+    @property
+    def version(self) -> Hashable:
+        return version(self.decomposition.parameters()), json.dumps(self._settings(), sort_keys=True)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self._settings().items())})"
@@ -141,7 +147,9 @@ class Deterministic(Mode):
         remainder: "dropped" or "kept".
     """
 
-    def __init__(self, decomposition: Decomposition, *, remainder: Literal["kept", "dropped"] = "dropped") -> None:
+    def __init__(self, decomposition: Decomposition, *, remainder: Remainder = "dropped") -> None:
+        if remainder == "source":
+            raise InputError("remainder of Deterministic is 'dropped' or 'kept': its sources are all 0")
         super().__init__(decomposition, remainder=remainder)
 
     def sources(
@@ -176,6 +184,7 @@ class Stochastic(Mode):
         check_sampling(sampling)
         if not is_integer(n_samples) or n_samples < 1:
             raise InputError(f"n_samples is a whole number from 1; got {n_samples!r}")
+        _check_seed(seed)
         self.n_samples, self.seed = n_samples, seed
         self.sampling: Sampling = sampling
 
@@ -226,6 +235,7 @@ class PGD(Mode):
         super().__init__(decomposition, remainder=remainder)
         self.ascent = Ascent(steps, step_size, scope)
         self.starts: tuple[Start, ...] = (starts,) if isinstance(starts, str) else tuple(starts)
+        _check_seed(seed)
         if not self.starts or any(start not in STARTS for start in self.starts):
             raise InputError(f"starts are {', '.join(STARTS)}; got {starts!r}")
         check_divergence(output)
@@ -339,6 +349,11 @@ class PGD(Mode):
                 sources[where] = one
             begun.append(sources)
         return begun
+
+
+def _check_seed(seed: Any) -> None:
+    if not is_integer(seed) or not 0 <= seed < 2**63:
+        raise InputError(f"seed is a whole number from 0 to 2**63 - 1; got {seed!r}")
 
 
 def addressed_sources(

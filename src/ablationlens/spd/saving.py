@@ -83,7 +83,7 @@ def load(path: str | PathLike[str], adapter: Adapter | None = None, *, skip: Seq
             ``"*.pre_identity"``: embeddings and inserted identities are no modules that a registry can cut.
 
     Returns:
-        The decomposition, on the adapter's device if there is one. `provenance` of a run has its configuration, the
+        The decomposition, frozen, on the adapter's device if there is one. `provenance` of a run has its configuration, the
         name of the checkpoint, its step, the path of each module and what was left out.
 
     Raises:

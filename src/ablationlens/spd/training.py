@@ -21,6 +21,7 @@ from ablationlens.adapters.base import Adapter
 from ablationlens.data import Batch
 from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError
+from ablationlens.layout import reads_encoder
 from ablationlens.progress import announce, bar
 from ablationlens.provenance import packages
 from ablationlens.randomness import raw
@@ -236,7 +237,7 @@ class Training:
         target = runs.target(batch)
         importances = self.decomposition.importances_of(target.inputs)
         lower = {where: one.lower for where, one in importances.items()}
-        real = {where: _real(one, batch) for where, one in importances.items()}
+        real = {where: _real(one, batch, where) for where, one in importances.items()}
         terms: dict[str, Tensor] = {}
         for loss in recipe.losses:
             match loss:
@@ -397,9 +398,9 @@ def _check_call(adapter: Adapter, data: Any, checkpoint: Path | None, every: Any
         raise InputError(f"checkpoint is a file, and {checkpoint} is a folder: give {checkpoint / 'spd.safetensors'}")
 
 
-def _real(importances: Importances, batch: Batch) -> Importances:
+def _real(importances: Importances, batch: Batch, where: Where) -> Importances:
     """Importances without those at padding, which stands for nothing."""
-    attended = batch.attended
+    attended = batch.encoder_attended if reads_encoder(where[1]) else batch.attended
     if attended is None or importances.lower.shape[:-1] != attended.shape or bool(attended.all()):
         return importances
     return Importances(importances.lower[attended], importances.upper[attended])

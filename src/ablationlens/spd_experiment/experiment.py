@@ -183,9 +183,11 @@ def _modes(decomposition: Decomposition, modes: Any) -> dict[str, Mode]:
     """
     if modes is None:
         modes = [Deterministic(decomposition), Stochastic(decomposition, N_SAMPLES), PGD(decomposition)]
+    if isinstance(modes, str | type) or not isinstance(modes, Mapping | Mode | Iterable):
+        raise InputError(f"modes are instances, [al.spd.Stochastic(decomposition, 8)]; got {modes!r}")
     if not isinstance(modes, Mapping):
         listed = [modes] if isinstance(modes, Mode) else list(modes)
-        names = [type(one).__name__ if isinstance(one, type) else _called(one) for one in listed]
+        names = [one.__name__ if isinstance(one, type) else _called(one) for one in listed]
         if len(set(names)) < len(names):
             raise InputError(f"two modes are called {max(names, key=names.count)}: name them, modes={{'name': mode}}")
         modes = dict(zip(names, listed, strict=True))
