@@ -83,8 +83,8 @@ def load(path: str | PathLike[str], adapter: Adapter | None = None, *, skip: Seq
             ``"*.pre_identity"``: embeddings and inserted identities are no modules that a registry can cut.
 
     Returns:
-        The decomposition, frozen, on the adapter's device if there is one. `provenance` of a run has its configuration, the
-        name of the checkpoint, its step, the path of each module and what was left out.
+        The decomposition, frozen, on the adapter's device if there is one. `provenance` of a run has its configuration,
+        the name of the checkpoint, its step, the path of each module and what was left out.
 
     Raises:
         StoreError: if a file is missing, truncated or damaged, lacks a key or has one too many (it is named), or
