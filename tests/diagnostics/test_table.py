@@ -16,6 +16,7 @@ import ablationlens as al
 from ablationlens.diagnostics import pattern_cells
 from ablationlens.diagnostics.clean import MEASURES
 from ablationlens.diagnostics.drift import drift
+from ablationlens.diagnostics.kept_patterns import KeptPatterns
 from ablationlens.diagnostics.parts import parts_of
 from ablationlens.diagnostics.table import ablation_table
 from ablationlens.diagnostics.table_result import AblationTable
@@ -327,6 +328,8 @@ def test_patterns_that_are_not_there(torch_gpt2: Host) -> None:
         ({"layer": 7}, "no layer 7"),
         ({"head": 9}, "no head 9"),
         ({"part": "x"}, "no part 'x'"),
+        ({"layer": True}, "no layer True: "),
+        ({"head": np.array([0, 1])}, r"no head array\(\[0, 1\]\)"),
     ]
     for wrong, words in unknown:
         with pytest.raises(al.InputError, match=words):
@@ -364,6 +367,16 @@ def test_save_and_load(torch_gpt2: Host, tmp_path: Path) -> None:
         assert repr(back) == repr(found)
     with pytest.raises(al.StoreError, match="does not hold an ablation table"):
         AblationTable.load(save_arrays(tmp_path / "other.safetensors", {"x": np.zeros(1)}, {"parts": {}}))
+
+
+@pytest.mark.parametrize("name", ["kept_without", "kept_clean"])
+def test_patterns_that_are_too_few_are_refused(torch_gpt2: Host, tmp_path: Path, name: str) -> None:
+    kept = ablation_table(by_head(torch_gpt2), padded(ROWS)).kept
+    assert kept is not None
+    arrays = kept.arrays()
+    assert repr(KeptPatterns.from_arrays(arrays, kept.header())) == repr(kept)
+    with pytest.raises(ValueError, match=f"{len(arrays[name])} .* and {len(arrays[name]) - 1} patterns of them"):
+        KeptPatterns.from_arrays({**arrays, name: arrays[name][:-1]}, kept.header())
 
 
 @pytest.mark.parametrize("by", ["neuron", [], ["layer", "head"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,37 @@ def test_changes_of_patterns(table: al.AblationTable) -> None:
     assert table.patterns is not None
     assert shown.shape == (5, table.patterns[0].size)
     assert shown.max() == pytest.approx(np.nanmax(table.patterns.values))
+
+
+def test_parts_whose_shortened_names_are_equal_have_rows_of_their_own(table: al.AblationTable) -> None:
+    assert table.patterns is not None
+    count = len(table.parts)
+    names = [f"encoder.attention.row {place:>20} of all the rows <b>" for place in range(count)]
+    renamed = replace(
+        table,
+        parts=table.parts.assign(part=names),
+        patterns=table.patterns.assign_coords(part=names),
+        values=table.values.assign_coords(part=names),
+        kept=None,
+    )
+    figure: Any = plots.pattern_change(renamed)
+    heat_map, axis = figure.data[0], figure.layout.yaxis
+    assert list(heat_map.y) == list(axis.tickvals) == list(range(count))
+    assert len(set(axis.ticktext)) == 1
+    assert all(text.endswith("&lt;b&gt;") for text in axis.ticktext)  # cut first, so that no entity is cut
+    assert [row[0] for row in heat_map.customdata] == [name.replace("<b>", "&lt;b&gt;") for name in names]
+    assert axis.range == (count - 0.5, -0.5)
+    bars: Any = plots.ablations(renamed)
+    assert all(text.endswith("&lt;b&gt;") for text in bars.layout.yaxis.ticktext)
+
+
+def test_examples_whose_shortened_names_are_equal_have_rows_of_their_own(drifted: al.Drift) -> None:
+    names = [f"the first words are the same {place:>9} and the last words" for place in range(3)]
+    figure: Any = plots.drift_positions(replace(drifted, values=drifted.values.assign_coords(example=names)))
+    assert list(figure.data[0].y) == list(figure.layout.yaxis.tickvals) == [0, 1, 2]
+    assert len(set(figure.layout.yaxis.ticktext)) == 1
+    for name, row in zip(names, figure.data[0].customdata, strict=True):
+        assert row[1].startswith(f"{name}, position 1<br>after ")
 
 
 def test_one_pattern_without_a_part(table: al.AblationTable) -> None:

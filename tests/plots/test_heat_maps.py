@@ -79,6 +79,22 @@ def test_a_network_without_repeated_layers_gets_one_column() -> None:
     np.testing.assert_array_equal(values(figure), [[1], [5], [9]])
 
 
+def test_modules_whose_shortened_names_are_equal_have_columns_of_their_own() -> None:
+    modules = [f"transformer.block.{name}.projection.out" for name in ("<first>", "<other>")]
+    sites = []
+    for layer in range(2):
+        for module in modules:
+            tap = Tap(layer, module, "out")
+            sites.append((Site("row", layer, module, tap, tap, Coordinates(1), Cut((module,), "row")), None))
+    registry = Registry(sites)
+    figure = layers(attribution("x", np.arange(4.0)[None], np.zeros(1), registry, ["only"], provenance={}))
+    np.testing.assert_array_equal(values(figure), [[0, 1], [2, 3]])
+    whole = [module.replace("<", "&lt;").replace(">", "&gt;") for module in modules]
+    axis = figure.layout.xaxis
+    assert list(figure.data[0].x) == list(axis.tickvals) == list(figure.data[0].text[0]) == whole
+    assert len(set(axis.ticktext)) == 1 and len(axis.ticktext[0]) == 20
+
+
 def test_missing_cells_stay_empty(mixed: Attribution) -> None:
     registry = mixed.registry.select(where=lambda c: c.site.kind == "head" or c.site.layer == 1)
     figure = layers(attribution("x", np.ones((1, len(registry))), np.zeros(1), registry, ["a"], provenance={}))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
+import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -174,6 +178,7 @@ def drawn(tab: Any) -> list[np.ndarray]:
 def is_open(tab: Any, table: AblationTable, part: str, layer: int, head: int) -> None:
     """The page shows this pattern, says so, and frames its cell."""
     assert tab.run(CAPTION) == f"Attention of L{layer}.head {head} without {part}"
+    assert tab.run(f"document.getElementById('{OPENED}').getAttribute('aria-label')") == tab.run(CAPTION)
     clean, without = table.pattern(part, layer=layer, head=head).values[:, 0, 0, 0]
     for found, expected in zip(drawn(tab), (clean, without, without - clean), strict=True):
         np.testing.assert_allclose(found, expected, atol=0.008)
@@ -223,6 +228,38 @@ def test_a_pattern_opens_without_a_mouse(tab: Any, table: AblationTable, studied
     assert tab.run(CAPTION).startswith("Attention of L3.head 1 without L2.head 1")
 
 
+def test_parts_of_equal_shortened_names_open_their_own_patterns(tab: Any, world: Any, tmp_path: Path) -> None:
+    run, names = world.heads, [f"encoder.attention.heads <{place:>18}> of all of the heads" for place in range(16)]
+    found = ablation_table(run.model, world.data, example=2)
+    assert found.kept is not None and found.patterns is not None
+    renamed = dict(zip(found.parts["part"], names, strict=True))
+    table = replace(
+        found,
+        parts=found.parts.assign(part=names),
+        patterns=found.patterns.assign_coords(part=names),
+        values=found.values.assign_coords(part=names),
+        kept=replace(found.kept, cells=found.kept.cells.assign(part=found.kept.cells["part"].map(renamed))),
+    )
+    path = tmp_path / "report.html"
+    tab.open(report(path, run.model, world.data, attributions=run.attributions, scores=run.scores, studies=[table]))
+    for part, head in ((1, 9), (7, 15), (0, 5)):
+        click(tab, part, head)
+        is_open(tab, table, names[part], head // 4, head % 4)
+    assert tab.problems() == []
+
+
+def test_a_pattern_that_was_hidden_has_the_width_of_the_window(tab: Any, studied: Path) -> None:
+    tab.open(studied)
+    click(tab, 9, 0)
+    assert tab.run(f"document.getElementById('{OPENED}').hidden")
+    tab.size(390, 844)
+    tab.settle()
+    click(tab, 2, 15)
+    tab.until(f"document.querySelector('#{OPENED} .main-svg').getBoundingClientRect().width <= 390")
+    assert tab.run("document.documentElement.scrollWidth") == 390
+    assert tab.problems() == []
+
+
 def test_opened_patterns_fit_a_phone_and_the_dark(tab: Any, studied: Path) -> None:
     tab.size(390, 844)
     tab.dark(True)
@@ -234,6 +271,8 @@ def test_opened_patterns_fit_a_phone_and_the_dark(tab: Any, studied: Path) -> No
     )
     assert all(left >= 0 and right <= 390 and right - left > 200 for left, right, _, _ in boxes)
     assert all(above[3] < below[2] for above, below in pairwise(boxes))  # one below the other
+    heights = [bottom - top for _, _, top, bottom in boxes]
+    assert max(heights) - min(heights) < 2
     assert tab.problems() == []
     _keep(tab, "opened-phone")
 
@@ -261,6 +300,38 @@ def test_a_long_table_of_a_study_pages_and_sorts(tab: Any, table: AblationTable,
     assert len(tab.run(STUDY.format(0))) == 16  # on paper nothing can be turned
     tab.run("dispatchEvent(new Event('afterprint'))")
     assert len(tab.run(STUDY.format(0))) == 1
+
+
+def test_a_table_of_a_study_is_saved_as_numbers(tab: Any, table: AblationTable, studied: Path, tmp_path: Path) -> None:
+    text = studied.read_text(encoding="utf-8")
+    start = text.index('data-table="s0-study-0"')
+    before, after = text[:start], text[start:]
+    for number in ("1,234,567", "\u22120.125 to 0.250"):  # cells that a study may have, in the columns kl and its error
+        after = re.sub(r'<td class="number">0\.\d+</td>', f'<td class="number"> {number}</td>', after, count=1)
+    path = tmp_path / "report.html"
+    path.write_text(before + after, encoding="utf-8")
+    tab.open(path)
+    tab.run("URL.createObjectURL = blob => { blob.text().then(text => { window.saved = text; }); return '#'; }; 0")
+    tab.run("document.querySelector('[data-table=s0-study-0] [data-do=save]').click()")
+    tab.until("Boolean(window.saved)")
+    heads, *rows = csv.reader(io.StringIO(tab.run("window.saved")))
+    assert [row[0] for row in rows] == table.frame["part"].tolist()
+    assert rows[0][2:4] == [" 1234567", " -0.125 to 0.250"]
+    changes = [row[heads.index("Pattern")] for row in rows]
+    missing = table.frame["pattern"].isna().tolist()
+    assert any(missing) and [change == "" for change in changes] == missing
+
+
+def test_empty_texts_come_last(tab: Any, table: AblationTable, studied: Path) -> None:
+    tab.open(studied)
+    heads = tab.run("[...document.querySelectorAll('[data-table=s0-study-0] thead th')].map(cell => cell.textContent)")
+    place = heads.index("Pattern at")
+    empty = int((table.frame["pattern_at"] == "").sum())
+    tab.run("document.querySelector('[data-table=s0-study-0] select').value = '50'")
+    for _ in range(2):
+        tab.run(f"document.querySelectorAll('[data-table=s0-study-0] thead th button')[{place}].click()")
+        texts = tab.run(STUDY.format(place))
+        assert texts[-empty:] == [""] * empty and "" not in texts[:-empty]
 
 
 def test_a_short_table_sorts(tab: Any, studied: Path) -> None:

@@ -51,7 +51,7 @@ def test_every_cell_that_changes_is_there(name: str) -> None:
     assert len(content["cells"]) == len(table.kept.cells) > 4
     heat_map: Any = al.plots.pattern_change(table).data[0]
     for part, column, scale, change in content["cells"]:
-        assert heat_map.y[part] == content["parts"][part]
+        assert (heat_map.y[part], heat_map.customdata[part][column]) == (part, content["parts"][part])
         layer, head = shown_changes(table)["cell"].values[column]
         assert heat_map.x[column] == f"L{layer}.{head}"
         assert content["heads"][column] == f"L{layer}.head {head}"

@@ -51,6 +51,7 @@ def test_every_option_reads_and_survives_a_round_trip() -> None:
     config = parsed(diagnose=ALL)
     assert {one.choice[0] for one in config.diagnose or ()} == set(type((config.diagnose or [])[0]).model_fields)
     assert [one.slug for one in config.diagnose or ()][:3] == ["drift", "by_module", "named"]
+    assert [one.file for one in config.diagnose or ()][:6:2] == ["drift", "drift.named", "drift.top"]
     again = config_file.parse(config.to_yaml(), "again")
     assert again == config
     whole = config.for_components(8)
@@ -127,6 +128,14 @@ def test_fields_are_set_on_the_command_line(changes: list[str], wanted: Any) -> 
         ({"drift": {"alpha": 0.1}}, "diagnose.drift: random masks need both, a share and their number: {alpha: 0.05"),
         ({"drift": {"top": 0}}, "diagnose.drift.top: should be greater than or equal to 1; got 0"),
         ({"drift": {"without": {}}}, "diagnose.drift.without: "),
+        ({"drift": {"without": {"x": []}}}, "diagnose.drift.without: give a name and components, as in {copying: [L0."),
+        ({"drift": {"without": {"": "L0.head 1"}}}, "diagnose.drift.without: give a name and components, as in {copyi"),
+        ({"drift": {"name": "\u5934"}}, "the name of a diagnostic needs a letter from a to z or a digit, for its file"),
+        ({"drift": {"name": "x" * 101}}, "gives its file: choose one of at most 100 letters; got 101: 'xxxxxxxxxxxx"),
+        (
+            [{"drift": {"name": "a b"}}, {"compare": {"name": "A-b"}}],
+            "every diagnostic needs a name of its own, name: ...; got 'a b' and 'A-b', which give one file",
+        ),
         ("domains", "diagnose.domains.data: missing"),
         (
             {"domains": {"data": {"python": {"domain": "python"}}}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -262,6 +263,17 @@ def test_what_is_printed_and_shown(command: Command, write: WriteConfig, tmp_pat
         assert command("report", out)[0] == 0
 
 
+def test_names_that_were_given_tell_diagnostics_apart(command: Command, write: WriteConfig, tmp_path: Path) -> None:
+    diagnose = ["drift", {"drift": {"by": "layer", "name": "<i>layers</i>"}}, {"drift": {"top": 1, "name": "first"}}]
+    out = tmp_path / "out"
+    code, _, err = command("run", write(diagnose=diagnose, method="leave_one_out"), "--out", out)
+    assert code == 0, err
+    heads = re.findall(r'<h4 class="question">(.*?)</h4>', (out / "report.html").read_text())
+    asked = "How do predictions change?"
+    assert heads == [asked, f"{asked} (&lt;i&gt;layers&lt;/i&gt;)", f"{asked} (first)"]
+    assert all("name" not in one.provenance for one in runs.read(out)[1].diagnostics.values())
+
+
 def test_every_diagnostic_is_tested() -> None:
     assert {name for name, _, _ in CASES.values()} == set(DiagnosticConfig.model_fields) == set(diagnostics.LOADS)
 
@@ -365,7 +377,6 @@ def test_more_work_another_method_and_another_diagnostic(command: Command, write
     ("diagnose", "fields", "expected"),
     [
         ({"drift": {"by": "component"}}, {}, 'drift.safetensors belongs to another run: by is ["layer"] there and'),
-        ({"ablation_table": {"name": "drift"}}, {}, "does not hold an ablation table"),
         (TWO, {"ablation": "mean"}, 'ablation.ablation is "Zero" there and "Mean" now'),
         (TWO, {"data": {"file": "four.txt", "count": 2}}, "data.examples is 4 there and 2 now"),
         (TWO[1], {"seed": 4}, "seed is 3 there and 4 now"),
@@ -382,8 +393,36 @@ def test_another_run_is_refused(
     before = kept(out)
     code, _, err = command("run", write(diagnose=diagnose, **fields), "--out", out, "--resume")
     assert expected in err
-    if code == 0:  # a file that holds something else is damaged, as far as this run can tell
-        assert "it is computed again" in err
-    else:
-        assert code == 2 and kept(out) == before
-        assert "forward rows of" not in err  # it is refused before anything runs
+    assert code == 2 and kept(out) == before
+    assert "forward rows of" not in err  # it is refused before anything runs
+    own = "or give this diagnostic a name of its own, name: ..."
+    assert err.rstrip().endswith(own if not fields else "Choose another directory for this one")
+
+
+def test_another_diagnostic_of_the_same_name_has_a_file_of_its_own(
+    command: Command, write: WriteConfig, out: Path
+) -> None:
+    before = kept(out)
+    code, _, err = command("run", write(diagnose={"ablation_table": {"name": "drift"}}), "--out", out, "--resume")
+    assert code == 0, err
+    assert "damaged" not in err and "computed again" not in err
+    after = kept(out)
+    assert {name: after[name] for name in before} == before
+    assert set(after) == {*before, "ablation_table.drift.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"model_effect": {"alphas": 0.25, "draws": 3}}, {"model_effect": {"alphas": [0.25, 0.5], "draws": 3}}),
+        (
+            {"fit_alpha": {"fit_alphas": 0.25, "alphas": 0.25, "fit_draws": 3, "draws": 3}},
+            {"fit_alpha": {"fit_alphas": [0.25, 0.5], "alphas": 0.25, "fit_draws": 3, "draws": 3}},
+        ),
+    ],
+)
+def test_more_shares_are_more_work(command: Command, write: WriteConfig, tmp_path: Path, first: Any, then: Any) -> None:
+    for diagnose in (first, then):
+        code, _, err = command("run", write(diagnose=diagnose), "--out", tmp_path / "out", "--resume")
+        assert code == 0, err
+        assert "model effect: finished already" not in err and "fit alpha: finished already" not in err

@@ -77,6 +77,18 @@ def test_token_ids(opened: Opened, tmp_path: Path) -> None:
         open_data(DataConfig(file=mixed, field="ids"), opened)
 
 
+def test_texts_of_unknown_words(opened: Opened, tmp_path: Path) -> None:
+    unknown = write(tmp_path / "a.txt", "no such words", "none here either")
+    with pytest.raises(ConfigError, match=r"^data: .* knows 0 of the 6 words .* as '\[UNK\]': give texts in its words"):
+        open_data(DataConfig(file=unknown), opened)
+    some = write(tmp_path / "b.txt", "no such words", "one w1 here")
+    assert len(open_data(DataConfig(file=some), opened)) == 2
+    induction = open_model(ModelConfig(name="induction", host="torch"))
+    for config in (DataConfig(file=unknown), DataConfig(domain="python")):
+        with pytest.raises(ConfigError, match=r"reads random sequences: own\.data: \{sequences: 24\}"):
+            open_data(config, induction, "own.data")
+
+
 def test_a_template_puts_the_texts_of_an_object_together(opened: Opened, tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", *QUESTIONS)
     data = open_data(DataConfig(file=file, template="{passage} {{}} {question}\n{passage}"), opened)

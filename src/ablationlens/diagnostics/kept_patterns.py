@@ -129,13 +129,18 @@ class KeptPatterns:
             KeyError, ValueError: if something is missing, or does not fit.
         """
         columns = {name: arrays[f"kept_{name}"] for name in ("layer", "head", "change")}
+        cells = pd.DataFrame({"part": header["parts"], **columns})
+        heads = tuple((int(layer), int(head)) for layer, head in arrays["kept_heads"])
+        for what, count, patterns in (("cells", len(cells), "kept_without"), ("heads", len(heads), "kept_clean")):
+            if len(arrays[patterns]) != count:
+                raise ValueError(f"{count} {what} and {len(arrays[patterns])} patterns of them")
         return cls(
             header["example"],
             tuple(header["queries"]),
             tuple(header["keys"]),
-            pd.DataFrame({"part": header["parts"], **columns}),
+            cells,
             arrays["kept_clean"],
-            tuple((int(layer), int(head)) for layer, head in arrays["kept_heads"]),
+            heads,
             arrays["kept_without"],
             int(header["dropped"]),
         )

@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Int, Shaped
 
+from ablationlens.data.checks import is_integer
 from ablationlens.diagnostics.clean import MEASURES
 from ablationlens.diagnostics.kept_patterns import KeptPatterns
 from ablationlens.diagnostics.means import over_examples
@@ -114,8 +115,8 @@ class AblationTable:
         )
         for axis, value in (("layer", layer), ("head", head)):
             known = self.patterns[axis].values.tolist()
-            if value is not None and value not in known:
-                raise InputError(f"no {axis} {value}: this table has {', '.join(map(str, known))}")
+            if value is not None and not (is_integer(value) and value in known):
+                raise InputError(f"no {axis} {value!r}: this table has {', '.join(map(str, known))}")
         return self.kept.pattern(name, layer=layer, head=head)
 
     def save(self, path: str | PathLike[str]) -> Path:

@@ -38,7 +38,7 @@ def ablations(table: AblationTable, *, measure: str = "kl", top: int = 25, theme
     top, frame = check_top(top), table.frame
     order = np.argsort(-np.abs(frame[measure].to_numpy(dtype=float)), kind="stable")[:top]
     shown = frame.iloc[order]
-    places, names = list(range(len(shown))), [escaped(str(name)) for name in shown["part"]]
+    places, names = list(range(len(shown))), [str(name) for name in shown["part"]]
     unit = escaped(output_name(table.provenance))
     effects = shown["effect"].to_numpy(dtype=float)
     figure: Any = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04)
@@ -56,7 +56,7 @@ def ablations(table: AblationTable, *, measure: str = "kl", top: int = 25, theme
             orientation="h",
             marker={"color": colours},
             error_x={"type": "data", "array": errors},
-            customdata=names,
+            customdata=[escaped(name) for name in names],
             hovertemplate="<b>%{customdata}</b><br>%{x:.4g} ± %{error_x.array:.2g}<extra></extra>",
             showlegend=False,
         )
@@ -65,7 +65,7 @@ def ablations(table: AblationTable, *, measure: str = "kl", top: int = 25, theme
     figure.update_xaxes(title={"text": called.narrow_axis}, col=2)
     figure.update_yaxes(
         tickvals=places,
-        ticktext=[shortened(name) for name in names],
+        ticktext=[escaped(shortened(name)) for name in names],
         range=[len(names) - 0.5, -0.5],
         showgrid=False,
         zeroline=False,
@@ -102,21 +102,24 @@ def pattern_change(table: AblationTable, *, top: int = TOP_PARTS, theme: Theme =
         raise InputError("this table has no patterns: al.ablation_table(model, data, patterns=True)")
     chosen = shown_changes(table, check_top(top))
     grid = chosen.values
-    rows = [escaped(shortened(str(part))) for part in chosen["part"].values]
+    names = [str(part) for part in chosen["part"].values]
+    # Numbers, not names, are the places: two names may be equal once they are shortened.
+    places = list(range(len(names)))
     columns = [f"L{layer}.{head}" for layer, head in chosen["cell"].values.tolist()]
     figure = go.Figure(
         go.Heatmap(
             z=grid,
             x=columns,
-            y=rows,
+            y=places,
             coloraxis="coloraxis2",
-            hovertemplate="without <b>%{y}</b><br>pattern of %{x} changes by %{z:.3f}<extra></extra>",
+            customdata=[[escaped(name)] * len(columns) for name in names],
+            hovertemplate="without <b>%{customdata}</b><br>pattern of %{x} changes by %{z:.3f}<extra></extra>",
             texttemplate="%{z:.2f}" if grid.size <= CELLS_WITH_NUMBERS else None,
             xgap=1,
             ygap=1,
         )
     )
-    plain = {"type": "category", "showgrid": False, "zeroline": False}
+    plain = {"showgrid": False, "zeroline": False}
     more = "" if len(grid) == len(table.parts) else f" The {top} of {len(table.parts):,} parts that change the most."
     figure.update_layout(
         template=template_of(theme),
@@ -129,9 +132,14 @@ def pattern_change(table: AblationTable, *, top: int = TOP_PARTS, theme: Theme =
             "cmax": float(np.nanmax(grid)) or 1.0,
             "colorbar": {"title": {"text": "change"}},
         },
-        xaxis={**plain, "title": {"text": "layer and head"}},
-        yaxis={**plain, "autorange": "reversed"},
-        height=170 + 24 * max(len(rows), 4),
+        xaxis={**plain, "type": "category", "title": {"text": "layer and head"}},
+        yaxis={
+            **plain,
+            "tickvals": places,
+            "ticktext": [escaped(shortened(name)) for name in names],
+            "range": [len(names) - 0.5, -0.5],
+        },
+        height=170 + 24 * max(len(names), 4),
     )
     return figure
 

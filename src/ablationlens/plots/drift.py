@@ -91,20 +91,27 @@ def drift_positions(
     tokens, before = (result.values[name].values for name in ("token", "before"))
     after = result.values["after"].values[place]
     texts = [[escaped(text) for text in result.texts(ids.ravel())] for ids in (tokens, before, after)]
-    lines = [f"after {token}: {first} → {then}" for token, first, then in zip(*texts, strict=True)]
+    examples = [str(name) for name in result.values["example"].values]
+    places = list(range(len(examples)))  # two names may be equal once they are shortened
+    own = np.repeat([escaped(name) for name in examples], values.shape[1])
+    lines = [
+        f"{name}, position {position}<br>after {token}: {first} → {then}"
+        for name, position, token, first, then in zip(
+            own, np.tile(np.arange(values.shape[1]), len(examples)), *texts, strict=True
+        )
+    ]
     hover = np.array(lines, dtype=object).reshape(values.shape)
     largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
     largest = largest or 1.0
-    examples = [escaped(shortened(str(name))) for name in result.values["example"].values]
     axis = "coloraxis" if called.signed else "coloraxis2"
     figure = go.Figure(
         go.Heatmap(
             z=values,
-            y=examples,
+            y=places,
             customdata=hover,
             coloraxis=axis,
             hoverongaps=False,
-            hovertemplate="%{y}, position %{x}<br>%{customdata}<br>%{z:.4g}<extra></extra>",
+            hovertemplate="%{customdata}<br>%{z:.4g}<extra></extra>",
         )
     )
     bar = {"title": {"text": called.unit or called.words}}
@@ -116,7 +123,13 @@ def drift_positions(
             "subtitle": {"text": f"{called.axis}. Empty: padding{', or no right class' if called.signed else ''}."},
         },
         xaxis={"title": {"text": "position"}, "showgrid": False, "zeroline": False},
-        yaxis={"type": "category", "autorange": "reversed", "showgrid": False},
+        yaxis={
+            "tickvals": places,
+            "ticktext": [escaped(shortened(name)) for name in examples],
+            "range": [len(examples) - 0.5, -0.5],
+            "showgrid": False,
+            "zeroline": False,
+        },
         height=170 + 20 * max(len(examples), 4),
     )
     return figure

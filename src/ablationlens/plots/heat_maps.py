@@ -65,7 +65,7 @@ def layers(attribution: Attribution, *, by: By | str = "weight", theme: Theme = 
         columns=columns,
         unit="% of |weight|" if by == "share" else unit,
         customdata=hover,
-        hovertemplate="<b>layer %{y}, %{x}</b><br>"
+        hovertemplate="<b>layer %{y}, %{text}</b><br>"
         "sum %{customdata[0]:+.4g}<br>mean %{customdata[1]:+.4g}<br>"
         "components %{customdata[2]:,}<br>share %{customdata[3]:.3g}%<extra></extra>",
         signed=by != "share",
@@ -164,11 +164,13 @@ def _heat_map(
     """Cells with their values written in, on a scale that is symmetric about 0 if the values have a sign."""
     finite = np.abs(values[np.isfinite(values)])
     largest = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    whole, cut = [escaped(name) for name in columns], [escaped(shortened(name, 20)) for name in columns]
     figure = go.Figure(
         go.Heatmap(
             z=values,
-            x=[escaped(shortened(name, 20)) for name in columns],
+            x=whole,
             y=rows,
+            text=[whole] * len(rows),  # for the hover, in which x is what stands at its tick
             coloraxis="coloraxis" if signed else "coloraxis2",
             customdata=customdata,
             hovertemplate=hovertemplate,
@@ -186,7 +188,8 @@ def _heat_map(
     figure.update_layout(
         {"coloraxis" if signed else "coloraxis2": {**limits, "colorbar": bar}},
         template=template_of(theme),
-        xaxis=axis,
+        # Whole names are the places: two may be equal once they are shortened. Others leave out labels that collide.
+        xaxis=axis if cut == whole else {**axis, "tickvals": whole, "ticktext": cut},
         yaxis={**axis, "autorange": "reversed"},
         height=150 + 34 * max(len(rows), 3),
     )

@@ -38,11 +38,12 @@
 
   // Panels that stand side by side, one below the other: a phone has no room for three of them.
   function stack(layout, count) {
+    const room = (1 - 0.1 * (count - 1)) / count;
     for (let place = 0; place < count; place++) {
-      const [number, top] = [place ? place + 1 : "", 1 - place / count];
-      const bottom = top - 1 / count + (place < count - 1 ? 0.1 : 0);
+      const number = place ? place + 1 : "";
+      const top = 1 - place * (room + 0.1);
       Object.assign(layout[`xaxis${number}`], { domain: [0, 1] }, place < count - 1 ? { title: {} } : {});
-      Object.assign(layout[`yaxis${number}`], { domain: [bottom, top], showticklabels: true, tickfont: { size: 8 } });
+      Object.assign(layout[`yaxis${number}`], { domain: [Math.max(top - room, 0), top], showticklabels: true, tickfont: { size: 8 } });
       Object.assign(layout.annotations[place], { x: 0.5, y: top });
     }
   }
@@ -51,7 +52,10 @@
     const plot = document.getElementById(figure.id);
     if (plot.hidden) return;
     if (figure.panels) plot.style.height = `${figure.height * (narrow.matches ? 2.2 : 1)}px`;
-    Plotly.react(plot, figure.data, layoutOf(figure, paper), config);
+    Plotly.react(plot, figure.data, layoutOf(figure, paper), config).then(() => {
+      // The window may have another width than when this was last seen: plotly looks away from what is hidden.
+      if (figure.panels && !plot.hidden) Plotly.Plots.resize(plot);
+    });
   }
 
   const draw = (paper = false) => content.figures.forEach((figure) => drawOne(figure, paper));
@@ -95,7 +99,9 @@
       const missing = one.complete ? "it does not change in this example" : "it is not on this page, for it changes too little";
       caption.textContent = `Attention of ${headName} without ${partName}${cell ? "" : `: ${missing}`}`;
       if (cell) fill(head, cell, partName.length > 28 ? "without the part" : `without ${escaped(partName)}`);
-      rest.hidden = document.getElementById(one.figure).hidden = !cell;
+      const plot = document.getElementById(one.figure);
+      rest.hidden = plot.hidden = !cell;
+      plot.setAttribute("aria-label", caption.textContent);
       // Of a cell that is not there the boxes stay empty: the caption says what was asked for.
       [partBox.value, headBox.value] = cell ? [part, head] : ["", ""];
       heatMap.framed = { x0: head - 0.5, x1: head + 0.5, y0: part - 0.5, y1: part + 0.5 };
@@ -215,9 +221,9 @@
       const now = by.column === index ? orders.indexOf(by.order) : -1;
       by = { column: index, order: orders[(now + 1) % orders.length] };
       const order = compare(column, by.order);
-      const empty = (row) => column.values[row] === null;
+      const empty = (row) => column.values[row] === null || column.values[row] === "";
       const direction = by.order === "ascending" ? 1 : -1;
-      // Undefined values come last whichever way the others are sorted.
+      // Undefined values and empty cells come last whichever way the others are sorted.
       sorted = all.slice().sort((a, b) => empty(a) - empty(b) || direction * order(a, b));
       page = 0;
       choose();
@@ -263,7 +269,13 @@
 
     function save() {
       const quoted = (text) => `"${String(text).replaceAll('"', '""')}"`;
-      const value = (column, row) => column.texts?.[row].replaceAll("−", "-") ?? column.names?.[column.values[row]] ?? column.values[row] ?? "";
+      // Numbers as other programs read them: "1,234" as 1234, and nothing where there is none.
+      const plain = (column, row) => {
+        const text = column.texts[row].replaceAll("−", "-");
+        if (column.type !== "written") return text;
+        return column.values[row] === null ? "" : text.replaceAll(",", "");
+      };
+      const value = (column, row) => column.texts ? plain(column, row) : column.names?.[column.values[row]] ?? column.values[row] ?? "";
       const lines = [columns.map((c) => quoted(c.label.replace("\n", " "))), ...rows.map((r) => columns.map((c) => quoted(value(c, r))))];
       const link = document.createElement("a");
       link.href = URL.createObjectURL(new Blob([lines.map((l) => l.join(",")).join("\r\n")], { type: "text/csv" }));

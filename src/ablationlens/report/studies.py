@@ -91,7 +91,7 @@ def shown(one: Evidence, key: str, model: MaskedModel | None = None, data: Batch
     figures = [figure_of(figure, f"{key}-{number}") for number, figure in enumerate(kind.figures(one))]
     return Shown(
         key=key,
-        title=kind.title,
+        title=f"{kind.title} ({name})" if (name := one.provenance.get("name")) else kind.title,
         says=kind.says(one),
         figures=figures,
         opened=None if kind.opens is None else kind.opens(one, figures[-1].id, f"{key}-opened"),

@@ -14,7 +14,6 @@ What is asked beside them is under ``diagnose``, one of `runs.diagnostic_configs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
@@ -25,7 +24,7 @@ from ablationlens.runs.data_config import DataConfig
 from ablationlens.runs.diagnostic_configs import DiagnosticConfig
 from ablationlens.runs.method_configs import DEFAULT_ALPHA, AttributeConfig, MethodConfig, nearest_alpha
 from ablationlens.runs.output_configs import MarginConfig, OutputConfig
-from ablationlens.runs.strict import Alpha, Count, Strict, listed
+from ablationlens.runs.strict import Alpha, Count, Strict, check_files, listed
 
 Kind = Literal[
     "head", "head_query", "head_value", "row", "column", "row_block", "matrix", "neuron", "filter", "rank_one"
@@ -94,7 +93,7 @@ class RunConfig(Strict):
     @field_validator("method")
     @classmethod
     def _distinct(cls, methods: list[MethodConfig]) -> list[MethodConfig]:
-        _check_names("method", methods)
+        check_files("method", [one.name for one in methods])
         for method in methods:
             if method.slug in RESERVED:
                 raise ValueError(f"no method can have the name {method.name!r}, which is that of a file of the run")
@@ -105,7 +104,7 @@ class RunConfig(Strict):
     def _possible(cls, diagnostics: list[DiagnosticConfig] | None, info: Any) -> list[DiagnosticConfig] | None:
         if diagnostics is not None and not diagnostics:
             raise ValueError("name at least one, as in diagnose: [drift, ablation_table], or leave it out; got []")
-        _check_names("diagnostic", diagnostics or [])
+        check_files("diagnostic", [one.name for one in diagnostics or []])
         methods: list[MethodConfig] | None = info.data.get("method")  # None where they are wrong themselves
         for one in diagnostics or []:
             if methods is None:
@@ -152,16 +151,3 @@ class RunConfig(Strict):
     def to_yaml(self) -> str:
         """As a file that `config_file.parse` reads back, with every default written out."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
-
-
-def _check_names(what: str, several: Sequence[MethodConfig | DiagnosticConfig]) -> None:
-    """Refuse two that would have one file.
-
-    Raises:
-        ValueError: if there are.
-    """
-    seen: set[str] = set()
-    for one in several:
-        if not one.slug or one.slug in seen:
-            raise ValueError(f"every {what} needs a name of its own, name: ...; got {one.name!r} twice")
-        seen.add(one.slug)

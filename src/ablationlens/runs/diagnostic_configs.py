@@ -77,6 +77,15 @@ class DriftConfig(DiagnosticOptions):
     alpha: Alpha | None = None
     draws: Count | None = None
 
+    @field_validator("without")
+    @classmethod
+    def _named(cls, without: dict[str, list[str]] | None) -> dict[str, list[str]] | None:
+        for name, components in (without or {}).items():
+            if not name.strip() or not components:
+                missing = "no components" if name.strip() else "no name"
+                raise ValueError(f"give a name and components, as in {{copying: [L0.head 2]}}; {name!r} has {missing}")
+        return without
+
     @model_validator(mode="after")
     def _one_choice(self) -> DriftConfig:
         given = [name for name in ("by", "top", "without", "alpha") if getattr(self, name) is not None]
@@ -347,8 +356,14 @@ class DiagnosticConfig(OneOf):
 
     @property
     def slug(self) -> str:
-        """As files call it."""
+        """Its name as files have it."""
         return called(self.name)
+
+    @property
+    def file(self) -> str:
+        """As files call it: which diagnostic it is, and its name where it has another."""
+        kind = self.choice[0]
+        return kind if self.slug == kind else f"{kind}.{self.slug}"
 
     @property
     def sets(self) -> Sets:

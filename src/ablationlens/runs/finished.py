@@ -37,15 +37,23 @@ ASKED = "asked"
 AMOUNTS = frozenset(
     {"budget", "tolerance", "draws", "steps", "samples", "solver"}
     | {"held_out", "times", "seeds", "fit_draws", "random_orders", "counts", "top"}
+    | {"alphas", "fit_alphas"}
 )
 """What may differ between two results that are one run: how much is computed, and how it is fitted."""
+OWN = frozenset({"options", "alphas", "sets", "order of sets", "ablations", "order of ablations"})
+"""What a diagnostic is asked that is no matter of the run: under another name it can be asked too."""
 METHODS = "methods"
 """Where a diagnostic of attributions says which; a run may gain some."""
 
 
+def with_provenance(found: Kept, **said: Any) -> Kept:
+    """With more in its provenance."""
+    return replace(found, provenance={**found.provenance, **said})  # pyright: ignore[reportArgumentType]
+
+
 def marked(found: Kept, asked: Mapping[str, Any]) -> Kept:
     """With what was asked for in its provenance."""
-    return replace(found, provenance={**found.provenance, ASKED: asked})  # pyright: ignore[reportArgumentType]
+    return with_provenance(found, **{ASKED: asked})
 
 
 def unmarked(found: Kept) -> Kept:
@@ -97,7 +105,9 @@ def load_finished(
         shown = "; ".join(
             f"{name.removeprefix('options.')} is {stored} there and {now} now" for name, (stored, now) in others.items()
         )
-        raise StoreError(f"{path} belongs to another run: {shown}. Choose another directory for this one")
+        own = "diagnostic" in asked and all(name.partition(".")[0] in OWN for name in others)
+        name = ", or give this diagnostic a name of its own, name: ..." if own else ""
+        raise StoreError(f"{path} belongs to another run: {shown}. Choose another directory for this one{name}")
     return None
 
 

@@ -5,7 +5,8 @@ stores/<method>/                      outputs under masks, block by block (see c
                                       with many passes
 <method>.safetensors                  the attribution, which is not computed again (see finished.py)
 scores.safetensors                    how well it predicts held-out ablations
-diagnostics/<diagnostic>.safetensors  what else was asked, which is not computed again
+diagnostics/<diagnostic>.safetensors  what else was asked, which is not computed again; <diagnostic>.<name> where the
+                                      configuration has a name for it
 again/                                attributions of the next seed, with stores of their own, where a diagnostic needs
                                       them
 report.html                           all of it, to read
@@ -34,7 +35,7 @@ from ablationlens.runs.building import ablation_of, output_of
 from ablationlens.runs.config import RunConfig
 from ablationlens.runs.diagnostic_configs import DiagnosticConfig
 from ablationlens.runs.diagnostic_plans import Subject
-from ablationlens.runs.finished import Finding, identity_of, load_finished, marked, unmarked
+from ablationlens.runs.finished import Finding, identity_of, load_finished, marked, unmarked, with_provenance
 from ablationlens.runs.loading import Opened, open_model
 from ablationlens.runs.method_configs import MethodConfig
 from ablationlens.runs.texts import open_data
@@ -180,7 +181,7 @@ def attribution_path(folder: Path, method: MethodConfig) -> Path:
 
 def diagnostic_path(folder: Path, one: DiagnosticConfig) -> Path:
     """Where the result of a diagnostic is kept."""
-    return folder / DIAGNOSTICS / f"{one.slug}.safetensors"
+    return folder / DIAGNOSTICS / f"{one.file}.safetensors"
 
 
 def _attribute(prepared: Prepared, method: MethodConfig, folder: Path, seed: int) -> Attribution:
@@ -277,12 +278,17 @@ def read(folder: Path) -> tuple[RunConfig, Results]:
 
 
 def write_report(path: Path, prepared: Prepared, results: Results) -> Path:
-    """The page of one run."""
+    """The page of one run, in which a diagnostic is called by its name where the configuration gave one."""
+    given = {one.name: one.options.name for one in prepared.config.diagnostics.values()}
+    studies = [
+        found if given.get(name) is None else with_provenance(found, name=given[name])
+        for name, found in results.diagnostics.items()
+    ]
     return report(
         path,
         prepared.model,
         prepared.data,
         attributions=results.attributions,
         scores=results.scores,
-        studies=list(results.diagnostics.values()) or None,
+        studies=studies or None,
     )

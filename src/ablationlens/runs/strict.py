@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import (
@@ -20,6 +20,8 @@ Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 Alpha = Annotated[Number, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
+LONGEST = 100
+"""Letters of a file's name, without its ending."""
 Token = int | str
 """Index of a token, a text that is one token, or "label"."""
 
@@ -32,6 +34,32 @@ def listed(value: Any) -> Any:
 def called(name: str) -> str:
     """A name as files have it: small letters, digits and underscores."""
     return re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_.")
+
+
+def check_files(what: str, names: Sequence[str]) -> None:
+    """Refuse names that give no file, or the file of another.
+
+    Args:
+        what: what they are called by, for the message.
+        names: of each.
+
+    Raises:
+        ValueError: if there are such.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        file = called(name)
+        if not file:
+            raise ValueError(f"the name of a {what} needs a letter from a to z or a digit, for its file; got {name!r}")
+        if len(file) > LONGEST:
+            raise ValueError(
+                f"the name of a {what} gives its file: choose one of at most {LONGEST} letters; got {len(file)}: "
+                f"{name[:20]!r}..."
+            )
+        if file in seen:
+            came = f"{name!r} twice" if seen[file] == name else f"{seen[file]!r} and {name!r}, which give one file"
+            raise ValueError(f"every {what} needs a name of its own, name: ...; got {came}")
+        seen[file] = name
 
 
 def as_json(value: Any) -> Any:

@@ -20,6 +20,8 @@ DOMAIN_COUNT = 8
 """Texts of a domain, unless the configuration says how many."""
 DOMAIN_TOKENS = 32
 """Their length."""
+KNOWN = 0.1
+"""Share of words that a tokenizer has to know, for texts to be worth reading."""
 
 Text: TypeAlias = str | list[int]
 """A text, or the tokens of one."""
@@ -76,9 +78,33 @@ def _batch(examples: list[Example], config: DataConfig, opened: Opened, field: s
         )
     labels = None if config.label is None else [cast("int", label) for _, label in examples]
     rows = tokenize(texts, opened.tokenizer) if texts else rows_of([text for text, _ in examples])
+    if texts:
+        _check_known(rows, opened, field)
     cut = [row[: config.truncate] for row in rows]
     data = batch(cut, tokenizer=opened.tokenizer, labels=labels, positions=config.positions)
     return replace(data, texts=texts or None)
+
+
+def _check_known(rows: list[list[int]], opened: Opened, field: str) -> None:
+    """Refuse texts of which the tokenizer knows hardly a word: to the model all of them would be the same.
+
+    Raises:
+        ConfigError: if no more than one in ten is known.
+    """
+    tokenizer = opened.tokenizer
+    unknown: int | None = getattr(tokenizer, "unk_token_id", None)
+    special = set(tokenizer.all_special_ids)
+    missing = sum(row.count(unknown) for row in rows if unknown is not None)
+    known = sum(token not in special for row in rows for token in row)
+    if missing == 0 or known > KNOWN * (known + missing):
+        return
+    said = (
+        f"{field}: the tokenizer of the model knows {known:,} of the {known + missing:,} words of these texts, and "
+        f"reads the others as {tokenizer.unk_token!r}"
+    )
+    if tokenizer.get_vocab() == zoo.load("induction").tokenizer.get_vocab():
+        raise ConfigError(f"{said}. The bundled model induction reads random sequences: {field}: {{sequences: 24}}")
+    raise ConfigError(f"{said}: give texts in its words, or another model")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
