@@ -57,22 +57,25 @@ class PatternCells:
         if self.place not in one.examples:
             return
         own = self.place - one.examples.start
-        self._changes[one.draws.start : one.draws.stop] = change[:, own].nan_to_num(nan=0.0).numpy()
+        changes = np.nan_to_num(change[:, own].numpy(), nan=0.0)
+        self._changes[one.draws.start : one.draws.stop] = changes
         for layer, tap in enumerate(self.patterns.taps):
-            changes = change[:, own, layer]
-            draws, heads = (changes > self._least).nonzero(as_tuple=True)
-            found = self._cut(one.by_draw(one.seen[tap])[:, own], draws, heads)
+            draws, heads = np.nonzero(changes[:, layer] > self._least)
+            if not len(draws):  # parts of later layers change nothing here
+                continue
+            found = self._cut(one.by_draw(one.seen[tap])[:, own], torch.from_numpy(draws), torch.from_numpy(heads))
             for draw, head, pattern in zip(draws.tolist(), heads.tolist(), found, strict=True):
                 # a copy: a view would hold all that were found with it
-                self._cells[one.draws[draw], layer, head] = float(changes[draw, head]), pattern.copy()
+                self._cells[one.draws[draw], layer, head] = float(changes[draw, layer, head]), pattern.copy()
             if len(self._cells) > 2 * self.limit:
                 self._prune()
 
     def _cut(self, patterns: Tensor, *index: Tensor) -> np.ndarray:
         """Real positions of some patterns, [chosen, query, key], in float16."""
-        device = patterns.device
-        chosen = patterns[tuple(one.to(device) for one in index)]
-        return chosen[:, self._rows.to(device)][..., self._columns.to(device)].to("cpu", torch.float16).numpy()
+        chosen = patterns[tuple(one.to(patterns.device) for one in index)].to("cpu", torch.float16).numpy()
+        if chosen.shape[1:] == (len(self._rows), len(self._columns)):  # nothing is padding
+            return chosen
+        return chosen[:, self._rows.numpy()][..., self._columns.numpy()]
 
     def _prune(self) -> list[tuple[int, int, int]]:
         """Drop what changes the least of what is too much; what is left, the largest change first."""
