@@ -61,7 +61,7 @@ def test_every_kind_of_evidence() -> None:
         ({"Columns": ROWS}, "studies are of section 'Columns'; the sections are 'Rows', 'Heads'"),
         ({"Rows": HEADS}, "the OutOfDistribution of section 'Rows' is of other components than it"),
         ([of("cc")], "is of other components than those of the sections 'Rows', 'Heads': give an attribution of these"),
-        ([ROWS, "study"], "al.faithfulness return; got str"),
+        ([ROWS, "study"], "ablation_experiment return; got str"),
         ({"Rows": [3]}, "return; got int"),
         ({"Rows": "study"}, "return; got str"),
         (3, "return; got int"),
