@@ -2,6 +2,9 @@
 
 It holds `NUMBERS` numbers of patterns without a part in float16, 32 MB, and up to twice as many while a sweep runs;
 and the clean patterns of the heads among them, which cannot be more. One pattern is kept whatever its size.
+
+They lie in one array. Kept one by one they would lie between the logits of the passes on the heap, which then finds
+no room as large as the next logits: the peak rose by up to half a gigabyte, differently in each process.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ from ablationlens.sweep import Pass
 
 NUMBERS = 2**24
 """Numbers of patterns that are kept: 16,384 patterns of 32 tokens, 256 of 256."""
+
+_Cell = tuple[int, int, int]
+"""Which part is ablated, and the place of the layer and the head looked at."""
 
 
 class PatternCells:
@@ -43,7 +49,10 @@ class PatternCells:
             _real(data, attention, axis, place, count) for axis, count in zip("qk", shape, strict=True)
         )
         self.limit = max(NUMBERS // max(len(self.queries) * len(self.keys), 1), 1)
-        self._cells: dict[tuple[int, int, int], tuple[float, np.ndarray]] = {}
+        every = parts * len(patterns.taps) * patterns.heads
+        self._held = np.empty((min(2 * self.limit, every), len(self.queries), len(self.keys)), np.float16)
+        self._free = list(range(len(self._held)))
+        self._cells: dict[_Cell, tuple[float, int]] = {}  # how much it changes, and its row of what is held
         self._changes = np.zeros((parts, len(patterns.taps), patterns.heads), np.float32)
         self._least = ROUNDING
 
@@ -63,12 +72,20 @@ class PatternCells:
             draws, heads = np.nonzero(changes[:, layer] > self._least)
             if not len(draws):  # parts of later layers change nothing here
                 continue
+            most = np.argsort(-changes[draws, layer, heads], kind="stable")[: self.limit]
+            draws, heads = draws[most], heads[most]
             found = self._cut(one.by_draw(one.seen[tap])[:, own], torch.from_numpy(draws), torch.from_numpy(heads))
-            for draw, head, pattern in zip(draws.tolist(), heads.tolist(), found, strict=True):
-                # a copy: a view would hold all that were found with it
-                self._cells[one.draws[draw], layer, head] = float(changes[draw, layer, head]), pattern.copy()
-            if len(self._cells) > 2 * self.limit:
-                self._prune()
+            cells = [(one.draws[draw], layer, head) for draw, head in zip(draws.tolist(), heads.tolist(), strict=True)]
+            self._hold(cells, changes[draws, layer, heads].tolist(), found)
+
+    def _hold(self, cells: list[_Cell], changes: list[float], patterns: np.ndarray) -> None:
+        """Put patterns, at most as many as are kept, to those that are held."""
+        if len(set(cells) - self._cells.keys()) > len(self._free):
+            self._prune()
+        for cell, change, pattern in zip(cells, changes, patterns, strict=True):
+            row = self._cells[cell][1] if cell in self._cells else self._free.pop()
+            self._held[row] = pattern
+            self._cells[cell] = change, row
 
     def _cut(self, patterns: Tensor, *index: Tensor) -> np.ndarray:
         """Real positions of some patterns, [chosen, query, key], in float16."""
@@ -77,12 +94,12 @@ class PatternCells:
             return chosen
         return chosen[:, self._rows.numpy()][..., self._columns.numpy()]
 
-    def _prune(self) -> list[tuple[int, int, int]]:
+    def _prune(self) -> list[_Cell]:
         """Drop what changes the least of what is too much; what is left, the largest change first."""
         order = sorted(self._cells, key=lambda cell: (-self._cells[cell][0], cell))
         if len(order) > self.limit:
             self._least = self._cells[order[self.limit - 1]][0]
-        self._cells = {cell: self._cells[cell] for cell in order[: self.limit]}
+        self._free.extend(self._cells.pop(cell)[1] for cell in order[self.limit :])
         return order[: self.limit]
 
     def kept(self, parts: list[str]) -> KeptPatterns:
@@ -110,7 +127,7 @@ class PatternCells:
             cells,
             np.stack(clean) if clean else empty,
             tuple((taps[layer].layer, head) for layer, head in heads),
-            np.stack([self._cells[cell][1] for cell in order]) if order else empty,
+            self._held[[self._cells[cell][1] for cell in order]] if order else empty,
             int((self._changes > ROUNDING).sum()) - len(order),
         )
 
