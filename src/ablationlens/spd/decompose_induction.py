@@ -6,7 +6,6 @@ decomposition and its card.
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -34,6 +33,7 @@ from ablationlens.spd.training import ALIVE, train
 from ablationlens.zoo import load
 from ablationlens.zoo.copying import repeated_sequences
 from ablationlens.zoo.saving import save_card
+from ablationlens.zoo.training_line import parse
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +67,9 @@ class Recipe:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, train, measure and save."""
-    parser = argparse.ArgumentParser(prog="python -m ablationlens.spd.decompose_induction", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="directory to write the decomposition to")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    torch.set_num_threads(options.threads)
+    options = parse(
+        "python -m ablationlens.spd.decompose_induction", __doc__, arguments, steps=Recipe.steps, seed=Recipe.seed
+    )
     decompose(Recipe(steps=options.steps, seed=options.seed), options.out)
 
 

@@ -6,7 +6,6 @@ CPU core. Writes a Hugging Face directory, the counts of the unigram baseline, a
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import math
@@ -26,6 +25,7 @@ from ablationlens.zoo import corpus
 from ablationlens.zoo.measure import held_out_losses, log_unigram
 from ablationlens.zoo.saving import save_card, save_model, save_tokenizer
 from ablationlens.zoo.texts import exact_texts
+from ablationlens.zoo.training_line import parse
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -67,14 +67,9 @@ class Recipe:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, train, measure and save."""
-    parser = argparse.ArgumentParser(prog="python -m ablationlens.zoo.train_domains", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="directory to write the model to")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    torch.set_num_threads(options.threads)
+    options = parse(
+        "python -m ablationlens.zoo.train_domains", __doc__, arguments, steps=Recipe.steps, seed=Recipe.seed
+    )
     train(Recipe(steps=options.steps, seed=options.seed), options.out)
 
 

@@ -7,7 +7,6 @@ model has to find the earlier occurrence by content. Writes a Hugging Face direc
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 import time
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from ablationlens.zoo.copying import FIRST_TOKEN, accuracy_without, copy_accuracy, head_scores, repeated_sequences
 from ablationlens.zoo.saving import save_card, save_model, save_tokenizer
+from ablationlens.zoo.training_line import parse
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -62,14 +62,9 @@ class Recipe:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, train, measure and save."""
-    parser = argparse.ArgumentParser(prog="python -m ablationlens.zoo.train_induction", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="directory to write the model to")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    torch.set_num_threads(options.threads)
+    options = parse(
+        "python -m ablationlens.zoo.train_induction", __doc__, arguments, steps=Recipe.steps, seed=Recipe.seed
+    )
     train(Recipe(steps=options.steps, seed=options.seed), options.out)
 
 
