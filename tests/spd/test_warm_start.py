@@ -291,6 +291,34 @@ def test_nothing_is_left_behind_in_any_context(held: str, name: str) -> None:
     assert models.close(host.adapter.run(data), models.logits_of(host.reference, host.inputs(2)))
 
 
+def silent(decomposition: Decomposition) -> Decomposition:
+    """The decomposition, in which a component writes nothing."""
+    own = copy.deepcopy(decomposition)
+    with torch.no_grad():
+        own[0, "attn.q"].U[2] = 0
+    return own
+
+
+def test_what_more_steps_gain_at_the_baseline_is_said(torch_gpt2: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """Without the component that writes nothing, the output rises as far as it would with nothing ablated."""
+    decomposition, data = silent(decomposed(torch_gpt2)), examples_of(torch_gpt2, 3)
+    few = PGD(decomposition, 1, SIZE, reoptimise=True, reoptimise_steps=MORE)
+    model = masked(torch_gpt2, few)
+    full, without = model.sweep(torch.cat([model.mask(), model.mask("L0.attn.q rank_one 2")]), data)
+    begun = few.search(torch_gpt2.adapter, data)
+    more = few.search(torch_gpt2.adapter, data, begin=begun.sources, ascent=few.again)
+    assert more.trace.shape == (MORE + 1, 3)
+    assert torch.allclose(full, begun.loss, atol=1e-4)
+    assert torch.allclose(without, more.loss, atol=1e-3)
+    assert float((without - full).min()) > 0.05
+    (said,) = caplog.messages
+    assert f"4 more steps raise the mean loss from {begun.loss.mean():.4g} to {more.loss.mean():.4g}" in said
+    assert "more than steps=1, with reoptimise_steps=4" in said
+    caplog.clear()
+    masked(torch_gpt2, PGD(decomposition, 40, SIZE, reoptimise=True, reoptimise_steps=2)).bind(data)
+    assert not caplog.messages
+
+
 # --- what it costs ----------------------------------------------------------------------------------------------------
 
 

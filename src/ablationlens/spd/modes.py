@@ -26,6 +26,7 @@ from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError
 from ablationlens.masks.base import Base, Search
 from ablationlens.packing import choose
+from ablationlens.progress import log
 from ablationlens.randomness import raw
 from ablationlens.registry import Part, Registry
 from ablationlens.sites import RankOne
@@ -38,6 +39,8 @@ from ablationlens.spd.warm_start import WarmStart
 
 Remainder: TypeAlias = Literal["source", "kept", "dropped"]
 REMAINDERS: tuple[Remainder, ...] = ("source", "kept", "dropped")
+RISE = 0.05
+"""How much more harm, as a share, further steps may do at a baseline before its user is told."""
 
 
 class Mode(Base):
@@ -212,7 +215,8 @@ class PGD(Mode):
 
     A mask that keeps everything has no further ascent: it gives what it gives without `reoptimise`. So what more steps
     gain at the baseline too counts as an effect of every ablation, even of a component that does nothing. A regression
-    has that in its bias. Elsewhere give the baseline so many steps that the trace of `search` levels off.
+    has that in its bias. Elsewhere give the baseline more steps, until the trace of `search` levels off; as many as an
+    ablation gets are tried at the baseline when the gates are made, and a rise of more than 5% is logged as a warning.
 
     Args:
         decomposition: whose importances are used.
@@ -281,12 +285,30 @@ class PGD(Mode):
             return super().bind(adapter, registry, data)
         importances = self.decomposition.importances(adapter, data)
         sources, parts = self.sources(adapter, data, importances, 0), self._parts(registry)
+        self._warn_if_rising(adapter, data, importances, sources)
 
         def laid_out(lower: Mapping[Where, Tensor], sources: Mapping[Where, Tensor]) -> Tensor:
             return self._laid_out(registry, parts, self.gates_with(lower, sources))
 
         here, begin = ({at: one.to(adapter.device) for at, one in held.items()} for held in (importances, sources))
         return laid_out(importances, sources)[None], WarmStart(here, begin, laid_out, self.again, self.output)
+
+    def _warn_if_rising(
+        self, adapter: Adapter, data: Batch, importances: Mapping[Where, Tensor], sources: Mapping[Where, Tensor]
+    ) -> None:
+        """Say so where more steps do more harm with nothing ablated, at the cost of one mask."""
+        trace = self.search(adapter, data, importances, begin=sources, ascent=self.again).trace.double()
+        before, after = float(trace[0].mean()), float(trace.max(0).values.mean())
+        if after > before * (1 + RISE):
+            log.warning(
+                "PGD: with nothing ablated, %d more steps raise the mean loss from %.4g to %.4g, and so much of every "
+                "effect is not the ablation's; give the baseline more than steps=%d, with reoptimise_steps=%d",
+                len(trace) - 1,
+                before,
+                after,
+                self.ascent.steps,
+                len(trace) - 1,
+            )
 
     def sources(
         self, adapter: Adapter, data: Batch, importances: Mapping[Where, Tensor], sample: int
@@ -303,6 +325,7 @@ class PGD(Mode):
         begin: Mapping[Where, Tensor] | None = None,
         moving: Mapping[Where, Tensor] | None = None,
         kept: Mapping[Where, Gates] | None = None,
+        ascent: Ascent | None = None,
     ) -> Found:
         """The ascent: the sources, the loss of each example with them, and the losses on the way.
 
@@ -313,10 +336,12 @@ class PGD(Mode):
             begin: sources to begin with, in place of the starts.
             moving: with `begin`, True for the sources that the ascent may change; all by default.
             kept: what the gates are multiplied by, 0 for what is ablated throughout; all are kept by default.
+            ascent: in place of the mode's own, of the same scope.
 
         Returns:
             The worst of all starts: for each example, or over all for a scope of "shared". On the CPU.
         """
+        ascent = self.ascent if ascent is None else ascent
         known = self.decomposition.importances(adapter, data) if importances is None else importances
         model = GatedModel(adapter, self.decomposition)
         here = data.to(adapter.device)
@@ -361,7 +386,7 @@ class PGD(Mode):
 
                 starts = self._begun(known, index) if begin is None else [first]
                 found = [
-                    ascend(loss_of, {at: one.to(adapter.device) for at, one in start.items()}, self.ascent)
+                    ascend(loss_of, {at: one.to(adapter.device) for at, one in start.items()}, ascent)
                     for start in starts
                 ]
                 chunks.append(_worst(found, self.ascent.scope))
