@@ -13,20 +13,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ablationlens.ablations import Ablation, Zero
-from ablationlens.adapters.base import Adapter
-from ablationlens.adapters.plan import Plan, StandIns
+from ablationlens.adapters.base import Adapter, Placed
+from ablationlens.adapters.plan import Plan
 from ablationlens.adapters.state import autocast, version
 from ablationlens.adapters.watch import Watch
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
-from ablationlens.masks.base import Base
+from ablationlens.masks.base import Base, MaskedRows
 from ablationlens.masks.designs import Design
+from ablationlens.masks.gating import Gated, Gating
 from ablationlens.outputs import Margin, Output, as_output
 from ablationlens.packing import choose
 from ablationlens.progress import bar
 from ablationlens.registry import Registry
 from ablationlens.sites import Component
-from ablationlens.sweep import Bound, GivenMasks, MaskSource, Sweep
+from ablationlens.sweep import Bound, GivenMasks, MaskSource, Standing, Sweep
 
 BOUND_BATCHES = 4
 """Batches whose replacements are kept."""
@@ -67,13 +68,9 @@ class MaskedModel:
         self.ablation = Zero() if ablation is None else ablation
         self.output = as_output(Margin() if output is None else output)
         self.base = base
-        self.plan = Plan(adapter, registry)
-        behind = None if base is None else base.behind(adapter, registry)
-        self._behind = None if behind is None else Plan(adapter, behind)
-        if base is not None and self._behind is None and self.ablation != Zero():
-            raise InputError(
-                f"a base scales components towards 0, so what they are ablated to is al.Zero(); got {self.ablation!r}"
-            )
+        with torch.inference_mode(False):  # what is kept must be of use to autograd later
+            self.plan = Plan(adapter, registry)
+            self._gating = None if base is None else Gating(base, self.plan, self.ablation)
         self._bound: OrderedDict[tuple[int, str | None, int, int, Hashable], tuple[Batch, Bound]] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -128,17 +125,38 @@ class MaskedModel:
                 f"the base has {bound.samples} samples of gates, each with logits of its own: ask for one, for example "
                 "model.having(base=Stochastic(decomposition, n_samples=1))"
             )
-        return self.adapter.run(bound.data, self.plan.edits(mask.to(self.adapter.device), bound.under(0)))
+        here = mask.to(self.adapter.device)
+        stand_ins = self.settled(here, bound.data, bound.under(0), self.reference(bound))
+        return self.adapter.run(bound.data, self.edits(here, stand_ins))
 
-    def evaluate(self, mask: Tensor, data: Batch, stand_ins: StandIns, reference: Tensor | None) -> Tensor:
-        """One forward pass, nothing checked: rows of mask, data, stand-ins and reference belong together."""
-        watch = Watch(self.output.taps)
+    def edits(self, mask: Tensor, stand_ins: Standing) -> list[Placed]:
+        """The edits of one forward pass, nothing checked."""
+        return stand_ins.edits(mask) if isinstance(stand_ins, Gated) else self.plan.edits(mask, stand_ins)
+
+    def evaluate(self, mask: Tensor, data: Batch, stand_ins: Standing, reference: Tensor | None) -> Tensor:
+        """One forward pass, nothing checked: rows of mask, data, stand-ins and reference belong together.
+
+        Gates that a base finds under the mask are constants for its gradient.
+        """
+        watch, stand_ins = Watch(self.output.taps), self.settled(mask, data, stand_ins, reference)
         with self.session(watch) as run:
             logits = run(mask, data, stand_ins)
         return self.output.score(logits, data, reference, watch.seen)
 
+    def settled(self, mask: Tensor, data: Batch, stand_ins: Standing, reference: Tensor | None) -> Standing:
+        """What stands in, with the gates that a base finds under the mask; the same for a base that finds none."""
+        if not isinstance(stand_ins, Gated) or stand_ins.data.search is None:
+            return stand_ins
+        assert reference is not None
+        with torch.inference_mode(False), torch.enable_grad(), self.session(Watch()) as run:
+            fixed = mask.detach().clone()  # a mask that was made in inference mode would be of no use to autograd
+            masked = MaskedRows(
+                fixed, stand_ins.examples, data, reference, lambda gates: run(fixed, data, stand_ins.having(gates))
+            )
+            return stand_ins.having(stand_ins.data.search(masked).detach())
+
     @contextmanager
-    def session(self, watch: Watch) -> Generator[Callable[[Tensor, Batch, StandIns], Tensor]]:
+    def session(self, watch: Watch) -> Generator[Callable[[Tensor, Batch, Standing], Tensor]]:
         """Many forward passes, nothing checked: (mask, data, stand-ins) -> logits, whose rows belong together.
 
         Args:
@@ -146,8 +164,8 @@ class MaskedModel:
         """
         with self.adapter.session(watch) as run:
 
-            def masked(mask: Tensor, data: Batch, stand_ins: StandIns) -> Tensor:
-                return run(data, self.plan.edits(mask, stand_ins))
+            def masked(mask: Tensor, data: Batch, stand_ins: Standing) -> Tensor:
+                return run(data, self.edits(mask, stand_ins))
 
             yield masked
 
@@ -164,40 +182,20 @@ class MaskedModel:
         self.adapter.check_data(here)
         with torch.inference_mode(False), torch.no_grad():  # what is kept must be of use to autograd later
             replacements = self.ablation.bind(self.plan, here)
-            bound = Bound(here, replacements, self.plan.stand_ins(replacements), self._gates(here))
-            if self._behind is not None:
-                bound.behind = (self._behind, self._behind.stand_ins(Zero().bind(self._behind, here)))
+            gated = None if self._gating is None else self._gating.bind(here)
+            bound = Bound(here, replacements, self.plan.stand_ins(replacements), gated)
         self._bound[key] = (data, bound)  # holding the batch keeps its id its own
         if len(self._bound) > BOUND_BATCHES:
             self._bound.popitem(last=False)
         return bound
-
-    def _gates(self, data: Batch) -> Tensor | None:
-        """The gates of the base, checked."""
-        if self.base is None:
-            return None
-        plan = self._behind or self.plan
-        gates = self.base.gates(self.adapter, plan.registry, data)
-        if gates.ndim == 4 and not plan.positional:
-            raise InputError(
-                f"{self.base!r} has gates for each position, and some of its modules have other positions than the "
-                "logits (those of an encoder): no mask covers both"
-            )
-        rows = (self.base.samples, len(data), *((data.length,) if gates.ndim == 4 and plan.positional else ()))
-        if tuple(gates.shape) != (*rows, plan.width) or not bool(((gates >= 0) & (gates <= 1)).all()):
-            raise InputError(
-                f"the gates of a base are {[*rows, plan.width]} numbers from 0 to 1; {self.base!r} gives "
-                f"{list(gates.shape)}, {float(gates.min()):.4g} to {float(gates.max()):.4g}"
-            )
-        return gates.detach().to(self.adapter.device, torch.float32)
 
     def _version(self, data: Batch) -> int:
         """Grows when weights or data are changed in place, after which what was bound is out of date."""
         return self.adapter.version + version([*data.inputs.values(), data.labels, data.scored])
 
     def reference(self, bound: Bound) -> Tensor | None:
-        """Logits of the unmodified model, where the output compares with them."""
-        if self.output.needs_reference and bound.reference is None:
+        """Logits of the unmodified model, where the output, or what a base searches for, compares with them."""
+        if (self.output.needs_reference or bound.searches) and bound.reference is None:
             with torch.inference_mode(False), torch.no_grad():
                 adapter = self.adapter
                 rows = choose(len(bound.data), bound.data.length, adapter.device, adapter.vocabulary).examples

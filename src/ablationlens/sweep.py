@@ -7,8 +7,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,10 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ablationlens.adapters.base import Adapter
-from ablationlens.adapters.plan import Behind, Plan, Replacements, StandIns
+from ablationlens.adapters.plan import Plan, Replacements, StandIns
 from ablationlens.adapters.watch import Watch, Watched
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
+from ablationlens.masks.gating import Gated, GatedData
 from ablationlens.outputs import Output
 from ablationlens.packing import Packing, choose, of_rows
 from ablationlens.progress import announce, duration
@@ -32,6 +33,9 @@ TIMED_PASSES = 3
 """Passes that are timed for it."""
 PACKED_SHAPES = 64
 """Shapes of passes whose inputs are kept."""
+
+Standing: TypeAlias = StandIns | Gated
+"""What stands in for ablated parts in some rows, and the gates of what a base keeps there."""
 
 
 @runtime_checkable  # so that beartype can check it in the tests
@@ -75,30 +79,38 @@ class Bound:
     data: Batch
     replacements: Replacements
     stand_ins: StandIns
-    base: Tensor | None = None
-    """Gates of what is kept, [sample, example, component] or [sample, example, position, component]."""
-    behind: tuple[Plan, StandIns] | None = None
-    """Where the gates are those of components behind the registry: how they are cut, and towards what."""
+    base: GatedData | None = None
+    """Gates of what is kept, where there is a base."""
     reference: Tensor | None = None
-    packed: dict[tuple[int, range, int], tuple[Batch, StandIns, Tensor | None]] = field(default_factory=dict)
+    packed: dict[tuple[int, range, int], tuple[Batch, Standing, Tensor | None]] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
         """How many sets of gates a base has."""
-        return 1 if self.base is None else len(self.base)
+        return 1 if self.base is None else len(self.base.gates)
 
-    def under(self, sample: int) -> StandIns:
-        """What stands in, with the gates of one sample."""
-        return self.gated(self.stand_ins, sample)
+    @property
+    def searches(self) -> bool:
+        """Whether a base finds gates under each mask."""
+        return self.base is not None and self.base.search is not None
 
-    def gated(self, stand_ins: StandIns, sample: int, index: Tensor | None = None) -> StandIns:
-        """What stands in at some rows, with the gates of one sample at the same rows."""
+    @property
+    def passes(self) -> int:
+        """What one row costs in forward passes, for each sample: see `Base.passes`."""
+        return 1 if self.base is None else self.base.gating.base.passes
+
+    def under(self, sample: int) -> Standing:
+        """What stands in for all examples, with the gates of one sample."""
         if self.base is None:
-            return stand_ins
-        gates = self.base[sample] if index is None else self.base[sample].index_select(0, index)
-        if self.behind is None:
-            return replace(stand_ins, base=gates)
-        return replace(stand_ins, behind=Behind(self.behind[0], gates, self.behind[1]))
+            return self.stand_ins
+        return self.base.rows(self.replacements, sample, torch.arange(len(self.data), device=self.base.gates.device))
+
+    def rows(self, plan: Plan, sample: int, examples: Tensor) -> Standing:
+        """What stands in for some rows of a plan, each of them an example, with the gates of one sample."""
+        replacements = self.replacements.take(examples)
+        if self.base is None:
+            return plan.stand_ins(replacements)
+        return self.base.rows(replacements, sample, examples)
 
 
 @runtime_checkable
@@ -113,9 +125,11 @@ class Runs(Protocol):
 
     def reference(self, bound: Bound) -> Tensor | None: ...
 
-    def session(self, watch: Watch) -> AbstractContextManager[Callable[[Tensor, Batch, StandIns], Tensor]]: ...
+    def settled(self, mask: Tensor, data: Batch, stand_ins: Standing, reference: Tensor | None) -> Standing: ...
 
-    def evaluate(self, mask: Tensor, data: Batch, stand_ins: StandIns, reference: Tensor | None) -> Tensor: ...
+    def session(self, watch: Watch) -> AbstractContextManager[Callable[[Tensor, Batch, Standing], Tensor]]: ...
+
+    def evaluate(self, mask: Tensor, data: Batch, stand_ins: Standing, reference: Tensor | None) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -127,7 +141,7 @@ class Pass:
         examples: of the data.
         batch: the rows' inputs.
         logits: of the rows.
-        reference: logits of the unmodified model for the rows, if they were asked for.
+        reference: logits of the unmodified model for the rows, if the output or a base needs them.
         seen: what was watched.
     """
 
@@ -141,6 +155,15 @@ class Pass:
     def by_draw(self, rows: Tensor) -> Tensor:
         """Values of the rows, [row, ...], as [draw, example, ...]."""
         return rows.unflatten(0, (len(self.draws), len(self.examples)))
+
+
+class _Inputs(NamedTuple):
+    """What goes into one forward pass: rows that belong together."""
+
+    mask: Tensor
+    batch: Batch
+    stand_ins: Standing
+    reference: Tensor | None
 
 
 class Sweep:
@@ -173,7 +196,7 @@ class Sweep:
         self.packing = packing or choose(self.examples, data.length, device, model.adapter.vocabulary)
 
     def announce(self, what: str, *, factor: float = 1.0, share: float = 1.0) -> None:
-        """Log what the sweep will cost, and how long that takes, from one timed pass.
+        """Log what the sweep will cost, what a base adds to that, and how long it takes, from one timed pass.
 
         Args:
             what: name of the sweep.
@@ -193,17 +216,22 @@ class Sweep:
             f"= {rows:,} forward rows{length}, "
             f"in {passes:,} passes of {min(self.packing.rows, rows)}"
         )
+        each = self.bound.passes  # of a row, of which the factor is for the last: what is found is found once
+        if each > 1:
+            total = round(rows * (each - 1 + factor))
+            message += f"; each row costs {each - 1:,} more to find its gates, {total:,} forward rows in all"
         if seconds is not None:
-            message += f", about {duration(seconds * passes * factor)}"
+            message += f", about {duration(seconds * passes * (each - 1 + factor) / each)}"
         announce(message)
 
     def _time_one_pass(self) -> float:
         """Seconds of one pass, sampling included: a median, because a machine has other things to do."""
-        stop = min(self.packing.draws, self.source.draws)
+        stop = self.source.draws  # the last draws: under the first one many designs keep everything
+        first = max(0, stop - self.packing.draws)
         seconds: list[float] = []
         for _ in range(1 + TIMED_PASSES):
             start = time.perf_counter()
-            self.outputs(0, stop, limit=1)
+            self.outputs(first, stop, limit=1)
             seconds.append(time.perf_counter() - start)
         return statistics.median(seconds[1:])  # the first pass also pays for what is set up once
 
@@ -271,16 +299,29 @@ class Sweep:
         limit: int | None,
         sample: int,
     ) -> None:
-        watch = Watch(taps)
-        with torch.no_grad(), self.model.session(watch) as run:
-            for number, (draws, rows) in enumerate(self.packing.spans(start, stop, self.examples)):
-                if limit is not None and number >= limit:
-                    break
-                mask = self._of_rows(self._masks(draws), rows)
-                batch, stand_ins, reference = self._packed(len(draws), rows, sample)
-                logits = run(mask, batch, stand_ins)
-                call(Pass(draws, rows, batch, logits, reference, watch.seen))
-                watch.seen.clear()
+        watch, spans = Watch(taps), list(self.packing.spans(start, stop, self.examples))[:limit]
+
+        def show(run: Callable[[Tensor, Batch, Standing], Tensor], draws: range, rows: range, inputs: _Inputs) -> None:
+            logits = run(inputs.mask, inputs.batch, inputs.stand_ins)
+            call(Pass(draws, rows, inputs.batch, logits, inputs.reference, watch.seen))
+            watch.seen.clear()
+
+        with torch.no_grad():
+            if self.bound.searches:  # in passes of its own, which are not to be watched
+                for draws, rows in spans:
+                    inputs = self._inputs(draws, rows, sample)
+                    with self.model.session(watch) as run:
+                        show(run, draws, rows, inputs)
+                return
+            with self.model.session(watch) as run:
+                for draws, rows in spans:
+                    show(run, draws, rows, self._inputs(draws, rows, sample))
+
+    def _inputs(self, draws: range, rows: range, sample: int) -> _Inputs:
+        """What goes into one pass."""
+        mask = self._of_rows(self._masks(draws), rows)
+        batch, stand_ins, reference = self._packed(len(draws), rows, sample)
+        return _Inputs(mask, batch, self.model.settled(mask, batch, stand_ins, reference), reference)
 
     def gradients(
         self, start: int, stop: int
@@ -336,7 +377,7 @@ class Sweep:
         tensor = masks if isinstance(masks, Tensor) else torch.from_numpy(np.ascontiguousarray(masks))
         return tensor.to(self.model.adapter.device, torch.float32)
 
-    def _packed(self, draws: int, rows: range, sample: int) -> tuple[Batch, StandIns, Tensor | None]:
+    def _packed(self, draws: int, rows: range, sample: int) -> tuple[Batch, Standing, Tensor | None]:
         """Inputs and replacements of a pass; the same for all passes of one shape, so kept."""
         key = (draws, rows, sample)
         if key not in self.bound.packed:
@@ -345,10 +386,9 @@ class Sweep:
                 self.bound.packed.clear()
             with torch.inference_mode(False), torch.no_grad():  # what is kept must be of use to autograd later
                 index = torch.arange(rows.start, rows.stop, device=self.model.adapter.device).repeat(draws)
-                stand_ins = self.model.plan.stand_ins(self.bound.replacements.take(index))
                 self.bound.packed[key] = (
                     self.bound.data.take(index),
-                    self.bound.gated(stand_ins, sample, index),
+                    self.bound.rows(self.model.plan, sample, index),
                     None if reference is None else reference[index],
                 )
         return self.bound.packed[key]

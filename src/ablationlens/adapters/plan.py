@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,24 +58,6 @@ class StandIns:
     steps: tuple[tuple[Tensor, Tensor | None], ...]
     strength: float
     """See `Replacements`."""
-    base: Tensor | None = None
-    """Gates of what is kept, of the same rows, [batch, component] or [batch, position, component]; None: all are 1."""
-    behind: Behind | None = None
-    """Components of another registry, which are gated whatever the mask."""
-
-
-class Behind(NamedTuple):
-    """Components that are gated behind those of a mask.
-
-    Attributes:
-        plan: of their registry.
-        gates: of the same rows as the mask.
-        stand_ins: what they are scaled towards.
-    """
-
-    plan: Plan
-    gates: Tensor
-    stand_ins: StandIns
 
 
 class Plan:
@@ -330,13 +311,12 @@ class Plan:
             mask: [batch, component] or [batch, position, component], on the model's device.
             stand_ins: of the same rows as the mask, or without a batch axis.
         """
-        off = 1 - (mask if stand_ins.base is None else _based(mask, stand_ins.base))
+        off = 1 - mask
         if stand_ins.strength != 1.0:
             off = off * stand_ins.strength
         by_token = off[:, None] if off.ndim == 2 else None
         padded: Tensor | None = None
-        behind = stand_ins.behind
-        placed: list[Placed] = [] if behind is None else behind.plan.edits(behind.gates, behind.stand_ins)
+        placed: list[Placed] = []
         for step, (read, written) in zip(self.steps, stand_ins.steps, strict=True):
             if isinstance(step, Cut) and isinstance(step.columns, slice):
                 start, stop = step.columns.start, step.columns.stop
@@ -367,13 +347,6 @@ class Plan:
                 edit = LowRank(step.V, step.U, own, rest, read, written, step.write.features)
                 placed.append(Placed(edit, step.write, step.read))
         return placed
-
-
-def _based(mask: Tensor, base: Tensor) -> Tensor:
-    """Gates of a mask whose kept components have those of a base."""
-    if base.ndim == mask.ndim:
-        return mask * base
-    return mask[:, None] * base if base.ndim > mask.ndim else mask * base[:, None]
 
 
 def _block(part: Part) -> int | None:

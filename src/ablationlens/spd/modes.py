@@ -2,7 +2,8 @@
 
 Each is a base of a masked model, `MaskedModel(adapter, registry, base=...)`: a mask of 1 keeps a component as the mode
 has it, and 0 ablates it, in every mode. The sources depend on the examples and never on the mask, so both arms of a
-comparison have the same ones and ablating nothing changes nothing.
+comparison have the same ones and ablating nothing changes nothing; only `PGD(..., reoptimise=True)` goes on from them
+under each mask that ablates something.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -22,8 +24,9 @@ from ablationlens.adapters.state import version
 from ablationlens.data import Batch
 from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError
-from ablationlens.masks.base import Base
+from ablationlens.masks.base import Base, Search
 from ablationlens.packing import choose
+from ablationlens.progress import log
 from ablationlens.randomness import raw
 from ablationlens.registry import Part, Registry
 from ablationlens.sites import RankOne
@@ -32,9 +35,12 @@ from ablationlens.spd.decomposition import Decomposition, Where, name_of
 from ablationlens.spd.divergence import Divergence, check_divergence, diverged
 from ablationlens.spd.forward import GatedModel, Gates
 from ablationlens.spd.sources import Sampling, Sources, check_sampling, gates_of
+from ablationlens.spd.warm_start import WarmStart
 
 Remainder: TypeAlias = Literal["source", "kept", "dropped"]
 REMAINDERS: tuple[Remainder, ...] = ("source", "kept", "dropped")
+RISE = 0.05
+"""How much more harm, as a share, further steps may do at a baseline before its user is told."""
 
 
 class Mode(Base):
@@ -84,9 +90,9 @@ class Mode(Base):
         return {where: Gates(own.parts.clamp(0, 1), self._remainder(own.remainder)) for where, own in gates.items()}
 
     def behind(self, adapter: Adapter, registry: Registry) -> Registry | None:
-        if any(isinstance(part.site.basis, RankOne) for part in registry.parts):
-            return None
-        return self.decomposition.registry(adapter)
+        held = self._parts(registry)
+        whole = all(where in held and held[where].whole for where in self.decomposition.places)
+        return None if whole else self.decomposition.registry(adapter)
 
     def gates(
         self, adapter: Adapter, registry: Registry, data: Batch
@@ -102,10 +108,10 @@ class Mode(Base):
         return torch.full_like(gate, 1.0 if self.remainder == "kept" else 0.0)
 
     def _parts(self, registry: Registry) -> dict[Where, Part]:
-        """Where the registry has the components of each module.
+        """Where the registry has components of each module: all, some, or none, of which nothing is said.
 
         Raises:
-            InputError: if it has others, or not all of them.
+            InputError: if it has rank-one components of something else.
         """
         found: dict[Where, Part] = {}
         for part in registry.parts:
@@ -113,27 +119,21 @@ class Mode(Base):
             if not isinstance(basis, RankOne):
                 continue  # a head or a neuron is kept as it is
             own = self.decomposition[where] if where in self.decomposition.places else None
-            if own is None or RankOne(own.V.detach(), own.U.detach()) != basis or not part.whole:
+            if own is None or RankOne(own.V.detach(), own.U.detach()) != basis:
                 raise InputError(
-                    f"{name_of(where)} of this registry does not hold all components of the decomposition, and no "
-                    "others: make the registry with decomposition.registry(adapter)"
+                    f"the rank-one components of {name_of(where)} in this registry are not those of the decomposition: "
+                    "make the registry with decomposition.registry(adapter), or select(...) from that"
                 )
             found[where] = part
-        missing = [where for where in self.decomposition.places if where not in found]
-        if missing:
-            raise InputError(
-                f"this registry lacks the components of {name_of(missing[0])}: make it with "
-                "decomposition.registry(adapter)"
-            )
         return found
 
     def _laid_out(self, registry: Registry, parts: Mapping[Where, Part], gates: Mapping[Where, Gates]) -> Tensor:
         """Gates in the order of the registry's columns."""
-        rows = next(iter(gates.values())).parts.shape[:-1]
-        laid = torch.ones(*rows, len(registry))
+        first = next(iter(gates.values())).parts
+        laid = first.new_ones(*first.shape[:-1], len(registry))
         for where, part in parts.items():
-            laid[..., part.start : part.stop - 1] = gates[where].parts
-            laid[..., part.stop - 1] = gates[where].remainder[..., 0]
+            own = torch.cat([gates[where].parts, gates[where].remainder], dim=-1)
+            laid[..., part.start : part.stop] = own if part.whole else own[..., list(part.indices)]
         return laid
 
 
@@ -208,6 +208,16 @@ class PGD(Mode):
     They are found once, with every component kept, and hold for all masks. Each start costs steps + 1 forward passes of
     every example and steps backward passes.
 
+    With `reoptimise` these are only where a further ascent begins, one for each example under each mask. The sources of
+    what is kept move; what the mask ablates stays so at every step (the mask multiplies the gates); the output is
+    measured with the worst sources that were met, the first included. A gradient in the mask takes them as constants.
+    A row then costs 3 steps + 2 forward passes, a forward and a backward pass counted as 3.
+
+    A mask that keeps everything has no further ascent: it gives what it gives without `reoptimise`. So what more steps
+    gain at the baseline too counts as an effect of every ablation, even of a component that does nothing. A regression
+    has that in its bias. Elsewhere give the baseline more steps, until the trace of `search` levels off; as many as an
+    ablation gets are tried at the baseline when the gates are made, and a rise of more than 5% is logged as a warning.
+
     Args:
         decomposition: whose importances are used.
         steps: of the ascent.
@@ -218,6 +228,12 @@ class PGD(Mode):
         output: what is made as different from the unmodified model's as can be: "kl" of predictions, or "mse".
         seed: of random starts.
         remainder: "source", its gate is part of the ascent; "kept" or "dropped".
+        reoptimise: let the ascent go on under each mask.
+        reoptimise_steps: of that ascent; as many as `steps` if not given.
+
+    Raises:
+        InputError: if something is out of range, or `reoptimise` is asked for with a scope of "shared": sources that
+            all examples share would have to be found over all of them under each mask.
     """
 
     def __init__(
@@ -231,9 +247,12 @@ class PGD(Mode):
         output: Divergence = "kl",
         seed: int = 0,
         remainder: Remainder = "source",
+        reoptimise: bool = False,
+        reoptimise_steps: int | None = None,
     ) -> None:
         super().__init__(decomposition, remainder=remainder)
         self.ascent = Ascent(steps, step_size, scope)
+        self.again = _again(self.ascent, reoptimise, reoptimise_steps)
         self.starts: tuple[Start, ...] = (starts,) if isinstance(starts, str) else tuple(starts)
         _check_seed(seed)
         if not self.starts or any(start not in STARTS for start in self.starts):
@@ -251,7 +270,45 @@ class PGD(Mode):
             "output": self.output,
             "seed": self.seed,
             **super()._settings(),
+            **({} if self.again is None else {"reoptimise": True, "reoptimise_steps": self.again.steps}),
         }
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), **({} if self.again is None else {"passes": self.passes})}
+
+    @property
+    def passes(self) -> int:
+        return 1 if self.again is None else 3 * self.again.steps + 2
+
+    def bind(self, adapter: Adapter, registry: Registry, data: Batch) -> tuple[Tensor, Search | None]:
+        if self.again is None:
+            return super().bind(adapter, registry, data)
+        importances = self.decomposition.importances(adapter, data)
+        sources, parts = self.sources(adapter, data, importances, 0), self._parts(registry)
+        self._warn_if_rising(adapter, data, importances, sources)
+
+        def laid_out(lower: Mapping[Where, Tensor], sources: Mapping[Where, Tensor]) -> Tensor:
+            return self._laid_out(registry, parts, self.gates_with(lower, sources))
+
+        here, begin = ({at: one.to(adapter.device) for at, one in held.items()} for held in (importances, sources))
+        return laid_out(importances, sources)[None], WarmStart(here, begin, laid_out, self.again, self.output)
+
+    def _warn_if_rising(
+        self, adapter: Adapter, data: Batch, importances: Mapping[Where, Tensor], sources: Mapping[Where, Tensor]
+    ) -> None:
+        """Say so where more steps do more harm with nothing ablated, at the cost of one mask."""
+        trace = self.search(adapter, data, importances, begin=sources, ascent=self.again).trace.double()
+        before, after = float(trace[0].mean()), float(trace.max(0).values.mean())
+        if after > before * (1 + RISE):
+            log.warning(
+                "PGD: with nothing ablated, %d more steps raise the mean loss from %.4g to %.4g, and so much of every "
+                "effect is not the ablation's; give the baseline more than steps=%d, with reoptimise_steps=%d",
+                len(trace) - 1,
+                before,
+                after,
+                self.ascent.steps,
+                len(trace) - 1,
+            )
 
     def sources(
         self, adapter: Adapter, data: Batch, importances: Mapping[Where, Tensor], sample: int
@@ -268,6 +325,7 @@ class PGD(Mode):
         begin: Mapping[Where, Tensor] | None = None,
         moving: Mapping[Where, Tensor] | None = None,
         kept: Mapping[Where, Gates] | None = None,
+        ascent: Ascent | None = None,
     ) -> Found:
         """The ascent: the sources, the loss of each example with them, and the losses on the way.
 
@@ -278,10 +336,12 @@ class PGD(Mode):
             begin: sources to begin with, in place of the starts.
             moving: with `begin`, True for the sources that the ascent may change; all by default.
             kept: what the gates are multiplied by, 0 for what is ablated throughout; all are kept by default.
+            ascent: in place of the mode's own, of the same scope.
 
         Returns:
             The worst of all starts: for each example, or over all for a scope of "shared". On the CPU.
         """
+        ascent = self.ascent if ascent is None else ascent
         known = self.decomposition.importances(adapter, data) if importances is None else importances
         model = GatedModel(adapter, self.decomposition)
         here = data.to(adapter.device)
@@ -326,7 +386,7 @@ class PGD(Mode):
 
                 starts = self._begun(known, index) if begin is None else [first]
                 found = [
-                    ascend(loss_of, {at: one.to(adapter.device) for at, one in start.items()}, self.ascent)
+                    ascend(loss_of, {at: one.to(adapter.device) for at, one in start.items()}, ascent)
                     for start in starts
                 ]
                 chunks.append(_worst(found, self.ascent.scope))
@@ -349,6 +409,24 @@ class PGD(Mode):
                 sources[where] = one
             begun.append(sources)
         return begun
+
+
+def _again(ascent: Ascent, reoptimise: bool, steps: int | None) -> Ascent | None:
+    """The ascent under each mask, if there is to be one."""
+    if not isinstance(reoptimise, bool):
+        raise InputError(f"reoptimise is True or False; got {reoptimise!r}: steps are reoptimise_steps={reoptimise!r}")
+    if not reoptimise:
+        if steps is not None:
+            raise InputError(f"reoptimise_steps={steps!r} are of reoptimise=True: give both, or neither")
+        return None
+    if ascent.scope != "example":
+        raise InputError(
+            "reoptimise=True finds sources for each example under each mask, and a scope of 'shared' has the same for "
+            "all examples: PGD(decomposition, scope='example', reoptimise=True)"
+        )
+    if steps is not None and (not is_integer(steps) or steps < 1):
+        raise InputError(f"reoptimise_steps is a whole number from 1; got {steps!r}")
+    return ascent if steps is None else replace(ascent, steps=steps)
 
 
 def _check_seed(seed: Any) -> None:
