@@ -43,7 +43,7 @@ def test_the_coefficients_of_a_sum_are_found_exactly(llama: Host, sampling: Any)
     # the two that hardly move are in the bias, with what importance 0.995 still lets them move as noise
     fifth = 0.005 * np.abs(true[:, 5]).max()
     assert np.abs(found.weights.values - true)[known].max() < 10 * fifth
-    assert np.abs(found.bias.values - true[:, 4] - true[:, 5]).max() < 2 * fifth
+    assert np.abs(found.bias.values - true[:, 4] - true[:, 5]).max() < 10 * fifth
     still = additive.decomposition(llama, (0.0, 0.3, 0.9, 0.5, 1.0))
     true = additive.coefficients(llama, still).numpy()
     mode = Stochastic(still, sampling=sampling, seed=4)

@@ -31,7 +31,8 @@ def test_draw_i_is_sample_i_of_the_mode(gpt2: Host, sampling: Any, remainder: An
     gates = theirs.gates(gpt2.adapter, model.registry, data).numpy()
     assert np.array_equal(design.masks(0, 5), gates)
     assert np.array_equal(design.masks(3, 5), gates[3:])
-    assert np.array_equal(design.masks(2, 3), gates[2:3])
+    for draw in (2, 2, 1):  # one alone is kept for the next pass
+        assert np.array_equal(design.masks(draw, draw + 1), gates[draw : draw + 1])
     assert np.array_equal(design.mask(4), gates[4])
     other = StochasticMasks(Stochastic(own, sampling=sampling, seed=4, remainder=remainder), model, data, 5)
     assert not np.array_equal(other.masks(0, 5), gates)

@@ -55,7 +55,9 @@ def coar(
       component rises by 1 at every position, seen from the gates that the draws have. Those of an unimportant component
       go from 0 to 1; those of an important one stay near 1, and that is where its weight is measured.
     - a prediction of hard masks extrapolates: no draw ever ablates anything important. `al.evaluate` says how well
-      that goes.
+      that goes. On the bundled decomposition of `induction` (1,032 components, texts of 24 tokens) it hardly does: the
+      correlation with held-out ablations of 5% was below 0.1 with 5,000 draws, and 0.82 with 1,000 hard masks. To
+      learn what ablations do in a stochastic model, give the mode as the base of the model, and draw hard masks.
     - a component whose importance is about 1 hardly moves in an example (root mean square over positions of
       1 - importance below 0.01). Its weight there is NaN with least squares, and 0 with ridge and lasso, as the penalty
       would have it; its effect is in the bias, and a prediction takes the weight for 0. The provenance counts such
