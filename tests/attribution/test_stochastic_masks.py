@@ -34,6 +34,8 @@ def test_draw_i_is_sample_i_of_the_mode(gpt2: Host, sampling: Any, remainder: An
     for draw in (2, 2, 1):  # one alone is kept for the next pass
         assert np.array_equal(design.masks(draw, draw + 1), gates[draw : draw + 1])
     assert np.array_equal(design.mask(4), gates[4])
+    remainders = [name.endswith("remainder") for name in model.registry.names]
+    assert bool((design.leeway[:, remainders] == (remainder == "source")).all())
     other = StochasticMasks(Stochastic(own, sampling=sampling, seed=4, remainder=remainder), model, data, 5)
     assert not np.array_equal(other.masks(0, 5), gates)
 
