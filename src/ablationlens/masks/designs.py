@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Shaped
@@ -21,16 +21,24 @@ DesignName: TypeAlias = Literal["bernoulli", "subset", "balanced"]
 
 
 class Design(ABC):
-    """A sequence of masks over a registry's components."""
+    """A sequence of masks over a registry's components.
+
+    Attributes:
+        components: width of a mask.
+        draws: number of masks.
+        by_example: whether every example has masks of its own. The mask of a draw is then [example, component] or
+            [example, position, component], and the design belongs to one model and its data.
+    """
 
     components: int
     draws: int
+    by_example: ClassVar[bool] = False
 
     @abstractmethod
-    def mask(self, draw: int) -> Shaped[np.ndarray, " component"]:
+    def mask(self, draw: int) -> Shaped[np.ndarray, "*example_and_position component"]:
         """Mask of one draw: booleans (True = kept), or float32 gates from 0 to 1."""
 
-    def masks(self, start: int, stop: int) -> Shaped[np.ndarray, "draw component"]:
+    def masks(self, start: int, stop: int) -> Shaped[np.ndarray, "draw *example_and_position component"]:
         """Masks of the draws from `start` to `stop`."""
         return np.stack([self.mask(draw) for draw in range(start, stop)])
 
