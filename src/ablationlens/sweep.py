@@ -42,7 +42,8 @@ Standing: TypeAlias = StandIns | Gated
 class MaskSource(Protocol):
     """Anything that gives the masks of consecutive draws: a Design, or given masks.
 
-    One whose `by_example` is True gives every example masks of its own, [draw, example, component].
+    One whose `by_example` is True gives every example masks of its own, [draw, example, component] or [draw, example,
+    position, component].
     """
 
     @property

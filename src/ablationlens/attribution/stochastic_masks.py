@@ -22,9 +22,8 @@ from ablationlens.errors import InputError
 from ablationlens.masked_model import MaskedModel
 from ablationlens.masks.base import Base
 from ablationlens.masks.designs import Design, integer
-from ablationlens.randomness import raw
-from ablationlens.spd.decomposition import Where, name_of
-from ablationlens.spd.modes import Stochastic
+from ablationlens.spd.decomposition import Where
+from ablationlens.spd.modes import Stochastic, addressed_sources
 
 BLOCK_BYTES = 2**25
 """Size of the gates of one example that are made at a time for its regression."""
@@ -143,8 +142,11 @@ class StochasticMasks(Design):
         self, draws: Sequence[int], examples: Sequence[int]
     ) -> Float[Tensor, "draw example *position component"]:
         """The mode's gates under some draws for some examples, in the order of the registry's columns."""
-        lower = {where: one[list(examples)][None] for where, one in self._importances.items()}
-        sources = {where: self._sources(where, one.shape[2:], draws, examples) for where, one in lower.items()}
+        known = {where: one[list(examples)] for where, one in self._importances.items()}
+        mode = self.mode
+        each = [addressed_sources(known, mode.sampling, mode.seed, draw, examples) for draw in draws]
+        sources = {where: torch.stack([one[where] for one in each]) for where in known}
+        lower = {where: one[None] for where, one in known.items()}
         laid: Tensor | None = None
         for where, own in self.mode.gates_with(lower, sources).items():
             laid = torch.empty(*own.parts.shape[:-1], self.components) if laid is None else laid
@@ -153,21 +155,6 @@ class StochasticMasks(Design):
             laid[..., columns.stop - 1] = own.remainder[..., 0]
         assert laid is not None
         return laid
-
-    def _sources(
-        self, where: Where, shape: Sequence[int], draws: Sequence[int], examples: Sequence[int]
-    ) -> Float[Tensor, "draw example *position C_and_1"]:
-        """The mode's own sources of one module, for these examples alone."""
-        rows = (*shape[:-1], shape[-1] + 1)
-        stream, count = f"spd:{name_of(where)}", int(np.prod(rows))
-        words = np.empty((len(draws), len(examples), count), dtype=np.uint32)
-        for i, draw in enumerate(draws):
-            for j, example in enumerate(examples):
-                words[i, j] = raw(self.mode.seed, stream, (draw << 32) + example, count)
-        one = torch.from_numpy((words >> 8).astype(np.float32) / 2**24).unflatten(2, rows)
-        if self.mode.sampling == "binomial":
-            one[..., :-1] = (one[..., :-1] >= 0.5).float()
-        return one
 
 
 def stochastic_masks(

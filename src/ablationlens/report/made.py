@@ -34,15 +34,21 @@ def made(attribution: Attribution) -> Iterator[Finding]:
             "caution", f"Without weights, because too few outputs were finite: {counted(dropped, 'example')}."
         )
     unidentified = 0 if attribution.unidentified is None else int(attribution.unidentified.sum())
+    design = design_of(attribution)
     if unidentified:
+        why = (
+            "Their importance is about 1 in every example (or the mode keeps or drops them), so such draws never move "
+            "them."
+            if design == "stochastic"
+            else "More draws would identify them."
+        )
         yield Finding(
             "caution",
             f"{unidentified:,} of {attribution.weights.sizes['component']:,} components cannot be told apart by the "
-            "draws that were made; their weights say nothing by themselves. More draws would identify them.",
+            f"draws that were made; their weights say nothing by themselves. {why}",
         )
     yield from _budget(provenance)
     yield from _errors(attribution)
-    design = design_of(attribution)
     if design == "paths":
         yield from _paths(attribution)
     elif design in RANDOM_DESIGNS:

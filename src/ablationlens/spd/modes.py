@@ -435,12 +435,25 @@ def _check_seed(seed: Any) -> None:
 
 
 def addressed_sources(
-    importances: Mapping[Where, Float[Tensor, "example *position C"]], sampling: Sampling, seed: int, sample: int
+    importances: Mapping[Where, Float[Tensor, "example *position C"]],
+    sampling: Sampling,
+    seed: int,
+    sample: int,
+    examples: Sequence[int] | None = None,
 ) -> Sources:
-    """Random sources that depend on (seed, sample, example, module) alone."""
+    """Random sources that depend on (seed, sample, example, module) alone.
+
+    Args:
+        importances: whose sources they are.
+        sampling: "continuous" or "binomial".
+        seed: of the sources.
+        sample: its number.
+        examples: which the importances are of; all by default.
+    """
     found: Sources = {}
     for where, lower in importances.items():
-        one = _uniform((*lower.shape[:-1], lower.shape[-1] + 1), seed, where, sample, range(lower.shape[0]))
+        own = range(lower.shape[0]) if examples is None else examples
+        one = _uniform((*lower.shape[:-1], lower.shape[-1] + 1), seed, where, sample, own)
         if sampling == "binomial":
             one[..., :-1] = (one[..., :-1] >= 0.5).float()
         found[where] = one

@@ -198,6 +198,11 @@ def _modes(decomposition: Decomposition, modes: Any) -> dict[str, Mode]:
             raise InputError(f"mode '{name}' is an instance such as al.spd.Stochastic(decomposition, 8); got {mode!r}")
         if mode.decomposition is not decomposition and mode.decomposition.fingerprint != decomposition.fingerprint:
             raise InputError(f"mode '{name}' is of another decomposition than the experiment")
+        if isinstance(mode, PGD) and mode.again is not None:
+            raise InputError(
+                f"mode '{name}' has reoptimise=True, which is the experiment's own: "
+                "al.spd.ablation_experiment(..., reoptimise=True), with PGD(decomposition) as the mode"
+            )
     return {str(name): mode for name, mode in modes.items()}
 
 
