@@ -71,7 +71,8 @@ def run_trace(
                     else:
                         V, U, off, off_remainder, read_stand_in, write_stand_in, features = parts
                         own = whole[..., features]
-                        codes = seen[read] - read_stand_in.to(seen[read])
+                        codes = whole if read is None else seen[read]
+                        codes = codes - read_stand_in.to(codes)
                         codes = codes if V is None else codes @ V.to(codes)
                         kept = -off.to(codes)
                         if off_remainder is not None and write_stand_in is not None:

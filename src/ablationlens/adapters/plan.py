@@ -316,6 +316,8 @@ class Plan:
         read = replacements.values[step.read_tap]
         if step.remainder is None:
             return read, None
+        if step.write_tap == step.read_tap:  # an identity
+            return read, read
         if step.write_tap in replacements.values:
             return read, replacements.values[step.write_tap]
         weight = self.adapter.weight(step.write_tap.layer, step.write_tap.module)
@@ -365,7 +367,7 @@ class Plan:
                 if step.remainder is not None:
                     rest = _spread(off[..., step.remainder : step.remainder + 1], step.write)
                 edit = LowRank(step.V, step.U, own, rest, read, written, step.write.features)
-                placed.append(Placed(edit, step.write, step.read))
+                placed.append(Placed(edit, step.write, None if step.read.key == step.write.key else step.read))
         return placed
 
 

@@ -48,7 +48,7 @@ from ablationlens.errors import AdapterError, InputError, UnknownNameError
 from ablationlens.layout import Heads, Layout, Module
 from ablationlens.registry import Registry
 from ablationlens.sites import Tap
-from ablationlens.types import Features, Side
+from ablationlens.types import Side
 
 log = logging.getLogger("ablationlens")
 
@@ -255,17 +255,18 @@ class TorchAdapter(OwnTaps):
         """Weights in plain PyTorch are what their names say."""
 
     def weight(self, layer: int, module: str) -> Tensor:
-        stored, rows = self._store(layer, module)
+        known = self.layout.module(layer, module)
+        if known.operation == "identity":
+            return torch.eye(known.columns, device=self.device, dtype=self.dtype)
+        stored, rows = self._stored[layer, module]
         return orientation.matrix(stored)[rows]
 
     def bias(self, layer: int, module: str) -> Tensor | None:
-        stored, rows = self._store(layer, module)
+        if self.layout.module(layer, module).operation == "identity":
+            return None
+        stored, rows = self._stored[layer, module]
         value = orientation.bias(stored)
         return None if value is None else value[rows]
-
-    def _store(self, layer: int, module: str) -> tuple[nn.Module, Features]:
-        self.layout.module(layer, module)
-        return self._stored[layer, module]
 
     # -- running --------------------------------------------------------------------------------------------------
 

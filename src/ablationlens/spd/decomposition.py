@@ -17,6 +17,7 @@ from ablationlens.adapters.watch import Watch
 from ablationlens.data import Batch
 from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError, UnknownNameError
+from ablationlens.kinds import rank_one_taps
 from ablationlens.layout import reads_encoder
 from ablationlens.packing import choose
 from ablationlens.registry import Registry
@@ -25,7 +26,8 @@ from ablationlens.spd.functions import ImportanceFunction
 from ablationlens.spd.sigmoids import sigmoid as sigmoid_of
 
 Where: TypeAlias = tuple[int, str]
-"""Layer and logical module, such as ``(1, "attn.q")``."""
+"""Layer and logical module, such as ``(1, "attn.q")``, a fused one, ``(1, "attn.qkv")``, or an identity that is put
+before one, ``(1, "attn.q.pre_identity")``."""
 
 
 class Part(nn.Module):
@@ -87,7 +89,8 @@ class Decomposition(nn.Module):
 
     Component c of a module is the matrix ``outer(U[c], V[:, c])``; what the components leave of the weight, the
     remainder ``W - (V U)^T``, is one more component of each module. Importances depend on the module's input, at each
-    position of each example (arXiv 2506.20790).
+    position of each example (arXiv 2506.20790). The components of an inserted identity are read and written at the
+    input of the module that it stands before; their remainder is ``I - (V U)^T``.
 
     Args:
         parts: (layer, logical module) -> its components.
@@ -158,12 +161,15 @@ class Decomposition(nn.Module):
     def weights(self, adapter: Adapter) -> dict[Where, Float[Tensor, "out in"]]:
         """The model's own weights of the decomposed modules.
 
+        That of an inserted identity is the identity matrix.
+
         Raises:
-            InputError: if a module is missing, or has another shape.
+            InputError: if a module is missing, or has another shape, or is a part of another one.
         """
         if not isinstance(adapter, Adapter):
             raise InputError(f"expected an adapter, al.adapt(model); got {type(adapter).__name__}")
         found: dict[Where, Tensor] = {}
+        adapter.layout.refuse_parts_of_another(self.places)
         for where, part in self.items():
             weight = adapter.weight(*where).detach()
             if weight.shape != (part.U.shape[1], part.V.shape[0]):
@@ -252,9 +258,8 @@ def read_taps(decomposition: Decomposition, adapter: Adapter) -> dict[Where, Tap
     """Where the input of each module shows: its own, or that of the fused matrix that it is a part of."""
     taps: dict[Where, Tap] = {}
     for layer, module in decomposition.places:
-        own = Tap(layer, module, "in")
-        found = adapter.layout.module(layer, module)
-        taps[layer, module] = own if adapter.has(own) else Tap(layer, found.part_of or module, "in")
+        own, (read, _) = Tap(layer, module, "in"), rank_one_taps(adapter.layout.module(layer, module))
+        taps[layer, module] = own if adapter.has(own) else read
     return taps
 
 

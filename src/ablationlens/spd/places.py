@@ -9,9 +9,10 @@ from functools import cache
 from ablationlens.adapters.architectures import ARCHITECTURES, Architecture
 from ablationlens.adapters.base import Adapter
 from ablationlens.errors import AdapterError
-from ablationlens.layout import MODULE_ORDER, split_stack
+from ablationlens.layout import MODULE_ORDER, after_identity, identity_before, split_stack
 from ablationlens.sites import Tap
 from ablationlens.spd.decomposition import Where
+from ablationlens.types import Side
 
 LLAMA_SIMPLE = Architecture(
     layers="h",
@@ -33,17 +34,24 @@ def places_of(paths: Sequence[str], adapter: Adapter | None = None) -> dict[str,
     """Layer and logical module of each path that has one, in canonical order.
 
     Args:
-        paths: of modules, as the checkpoint has them.
+        paths: of modules, as the checkpoint has them, and of identities before them, ``....pre_identity``.
         adapter: the model: its own addresses count first, then the families of the architecture table.
     """
     own = {} if adapter is None else _addresses(adapter)
     found: dict[str, Where] = {}
     for path in paths:
-        where = own.get(path) or _by_family(path)
-        if where is not None and (adapter is None or _has(adapter, where)):
-            found[path] = where
+        stem = after_identity(path)
+        where = own.get(stem or path) or _by_family(stem or path)
+        if where is None or (adapter is not None and not _has(adapter, where, "out" if stem is None else "in")):
+            continue
+        found[path] = where if stem is None else (where[0], identity_before(where[1]))
     rank = _canonical if adapter is None else [(m.layer, m.name) for m in adapter.layout.modules].index
-    return dict(sorted(found.items(), key=lambda item: rank(item[1])))
+
+    def order(where: Where) -> tuple[object, bool]:
+        stem = after_identity(where[1])
+        return rank((where[0], stem or where[1])), stem is None
+
+    return dict(sorted(found.items(), key=lambda item: order(item[1])))
 
 
 def _addresses(adapter: Adapter) -> dict[str, Where]:
@@ -57,9 +65,9 @@ def _addresses(adapter: Adapter) -> dict[str, Where]:
     return found
 
 
-def _has(adapter: Adapter, where: Where) -> bool:
+def _has(adapter: Adapter, where: Where, side: Side) -> bool:
     known = any((module.layer, module.name) == where for module in adapter.layout.modules)
-    return known and adapter.has(Tap(*where, "out"))
+    return known and adapter.has(Tap(*where, side))
 
 
 def _by_family(path: str) -> Where | None:

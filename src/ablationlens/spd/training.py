@@ -110,7 +110,9 @@ def train(
 
     Args:
         adapter: the model, which is not changed.
-        modules: logical modules, such as ``["q", "k", "v", "o"]``; None: every linear module that is not fused.
+        modules: logical modules, such as ``["q", "k", "v", "o"]``; None: every linear module that is not fused. Fused
+            matrices are named as wholes, ``["qkv"]``, and identities that are put before a module by it,
+            ``["q", "q.pre_identity"]``.
         n_components: how many components a module gets, the same for all, or by logical name.
         data: the examples, of which every step draws `rows`; or a function from the step to its examples, which should
             depend on the step alone if the training is to be resumed.
@@ -337,23 +339,10 @@ def _components(
     adapter: Adapter, modules: Sequence[str] | str | None, n_components: int | Mapping[str, int], layers: Any
 ) -> dict[Where, int]:
     """The modules to decompose, and how many components each gets."""
-    names = adapter.layout.select_names(modules)
     given = [layers] if is_integer(layers) else layers
-    chosen = adapter.layout.select_layers(None if given is None else [int(layer) for layer in given])
-    found = [
-        module
-        for module in adapter.layout.modules
-        if module.layer in chosen
-        and (not module.parts and module.operation == "linear" if names is None else module.name in names)
-    ]
-    if not found:
-        raise InputError(f"no module to decompose: this model has {', '.join(adapter.layout.names)}")
-    counts: dict[Where, int] = {}
-    for module in found:
-        if module.parts or module.operation != "linear":
-            raise InputError(f"'{module.name}' is not a linear module of its own; name its parts, {module.parts}")
-        counts[module.layer, module.name] = _count(adapter, module.name, n_components)
-    return counts
+    chosen = None if given is None else [int(layer) for layer in given]
+    found = adapter.layout.decomposable(chosen, modules)
+    return {(module.layer, module.name): _count(adapter, module.name, n_components) for module in found}
 
 
 def _count(adapter: Adapter, name: str, n_components: int | Mapping[str, int]) -> int:
