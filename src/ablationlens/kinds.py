@@ -13,8 +13,9 @@
 | ``filter`` | a convolution's output | one output channel |
 | ``rank_one`` | a module's input, written at its output | factors V, U and their remainder |
 
-Rank-one parts of an inserted identity (``attn.q.pre_identity``) are read and written at the input of the module that it
-stands before. Whatever else is cut there, such as columns or heads, is cut after it.
+Rank-one parts of the token embedding (``embed``) read tokens, which stand for one-hot rows. Those of an inserted
+identity (``attn.q.pre_identity``) are read and written at the input of the module that it stands before; whatever else
+is cut there, such as columns or heads, is cut after it.
 """
 
 from __future__ import annotations

@@ -44,6 +44,10 @@ def after_identity(name: str) -> str | None:
     return None if stem == name else stem
 
 
+EMBEDDING = "embed"
+"""Name of the token embedding of a transformer. It belongs to no layer, and is counted to layer 0, which reads it."""
+
+
 def split_stack(name: str) -> tuple[str, str]:
     """The stack of a logical name, or "", and the name within it: ("encoder", "attn.q") of ``encoder.attn.q``."""
     stack, _, local = name.rpartition(".")[0].rpartition(".")
@@ -71,8 +75,9 @@ class Module:
     """Output features (filters of a convolution)."""
     columns: int
     """Input features (input channels of a convolution)."""
-    operation: Literal["linear", "convolution", "identity"] = "linear"
-    """What the matrix does; an identity is one that was put before a module, see `IDENTITY`."""
+    operation: Literal["linear", "convolution", "identity", "embedding"] = "linear"
+    """What the matrix does; an identity is one that was put before a module, see `IDENTITY`, and the columns of an
+    embedding are tokens."""
     part_of: str | None = None
     """The fused module that holds this one, for example ``attn.qkv`` for the ``attn.q`` of GPT-2."""
     parts: tuple[str, ...] = ()
@@ -107,6 +112,8 @@ class Layout:
     """Whether the modules carry the logical names of ``MODULE_ORDER``, or paths."""
     advice: str = field(default="", compare=False, repr=False)
     """For a model whose modules go by paths: how to give them logical names."""
+    embeddings: tuple[Module, ...] = ()
+    """Embeddings of tokens, which only rank-one parts cut, and only if they are asked for."""
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -124,7 +131,7 @@ class Layout:
             UnknownNameError: if there is none.
             InputError: for an identity where none can be.
         """
-        for module in self.modules:
+        for module in (*self.embeddings, *self.modules):
             if module.layer == layer and module.name == name:
                 return module
         stem = after_identity(name)
@@ -171,8 +178,8 @@ class Layout:
 
         Args:
             layers: layers to take; None means all.
-            modules: their names, fused matrices and identities (``q.pre_identity``) included; None means every linear
-                module that is not fused, and no identity.
+            modules: their names, those of fused matrices, identities (``q.pre_identity``) and the embedding
+                (``embed``) included; None means every linear module that is not fused.
 
         Raises:
             UnknownNameError: for a layer or module that the model does not have.
@@ -180,7 +187,7 @@ class Layout:
         """
         names, chosen = self.select_names(modules), self.select_layers(layers)
         found: list[Module] = []
-        for module in self.modules:
+        for module in (*self.embeddings, *self.modules):
             if module.layer not in chosen:
                 continue
             if names is not None and identity_before(module.name) in names:
@@ -212,7 +219,7 @@ class Layout:
 
     def _full_name(self, name: str) -> str:
         known = self.names
-        if name in known:
+        if name in known or any(module.name == name for module in self.embeddings):
             return name
         stem = after_identity(name)
         if stem is not None:
@@ -242,7 +249,8 @@ def _identity(module: Module) -> Module:
             f"all of them, '{identity_before(module.part_of)}'"
         )
     if module.operation != "linear":
-        raise InputError(f"an identity can stand before a linear module; '{module.name}' is a {module.operation}")
+        what = "an embedding" if module.operation == "embedding" else "a convolution"
+        raise InputError(f"an identity can stand before a linear module; '{module.name}' is {what}")
     return Module(module.layer, identity_before(module.name), module.columns, module.columns, "identity")
 
 

@@ -177,8 +177,11 @@ class Adapter(ABC):
             layers: layers to take; all by default. Sites of your own say themselves where they are.
             modules: logical modules to take, such as ``["q", "mlp.in"]``; each kind has its own default.
             size: rows of one block, for "row_block".
-            factors: for "rank_one": (layer, module) -> (V [in, C], U [C, out]).
-            svd: for "rank_one": number of singular parts of each module's weight, in place of `factors`.
+            factors: for "rank_one": (layer, module) -> (V [in, C], U [C, out]). Beside linear modules it takes fused
+                matrices (``attn.qkv``; not on a bridge, which splits them), the token embedding (``embed``, layer 0,
+                V [token, C]) and identities that are put before a module (``attn.q.pre_identity``).
+            svd: for "rank_one": number of singular parts of each module's weight, in place of `factors`; of those that
+                `modules` names, or of every linear module that is not fused.
             allow_overlap: permit rows together with columns of the same weight.
 
         Raises:

@@ -146,8 +146,8 @@ def _advice(lost: Sequence[str], parts: Mapping[str, Part], state: State, adapte
     uncut = [path for path in lost if after_identity(path) is None and _is_embedding(path, parts[path], state)]
     if uncut:
         return (
-            f"{', '.join(uncut)}: components of embeddings cannot be ablated yet; leave them out, "
-            f"al.spd.load(path, skip={list(uncut)!r})"
+            f"{', '.join(uncut)}: of embeddings, only that of tokens can be ablated, where it gives rows of its weight "
+            f"as they are; leave the others out, al.spd.load(path, skip={list(uncut)!r})"
         )
     if adapter is None:
         return (

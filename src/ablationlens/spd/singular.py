@@ -26,7 +26,7 @@ def svd(
     Args:
         adapter: the model.
         modules: logical modules, such as ``["q", "mlp.in"]``, fused ones and identities included, ``["qkv"]`` and
-            ``["q.pre_identity"]``; None: every linear module that is not fused.
+            ``["q.pre_identity"]``, and the token embedding, ``["embed"]``; None: every linear module that is not fused.
         rank: components of each module, from the largest singular value down.
         layers: layers to take; all by default.
 
