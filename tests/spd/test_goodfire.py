@@ -124,7 +124,7 @@ def test_spd_requirement_26_the_sigmoid_of_the_run_is_honoured(tmp_path: Path) -
     assert found["normal"] == pytest.approx([0.2689414, 0.6224593, 0.8807971])
 
 
-def test_spd_requirement_26_embeddings_are_left_out_by_name(tmp_path: Path) -> None:
+def test_spd_requirement_26_embeddings_and_identities_are_read_or_left_out_by_name(tmp_path: Path) -> None:
     target = runs.llama_simple().state_dict()
     counts = {"wte": 3, "h.0.attn.q_proj": 5, "h.0.attn.q_proj.pre_identity": 4}
     parts = runs.random_parts(target, {k: v for k, v in counts.items() if k != "wte"}, "mlp")
@@ -132,14 +132,13 @@ def test_spd_requirement_26_embeddings_are_left_out_by_name(tmp_path: Path) -> N
     config = runs.config_of("mlp", patterns=[("wte", 3), ("h.0.attn.q_proj", 5)])
     config["identity_module_info"] = [{"module_pattern": "h.0.attn.q_proj", "C": 4}]
     folder = runs.write(tmp_path, runs.whole_state(target, parts), config)
-    with pytest.raises(al.InputError, match=r"wte: components of embeddings.*skip=\['") as caught:
-        al.spd.load(folder)
-    skip = eval(str(caught.value).rpartition("skip=")[2].rstrip(")"))  # the line that the message gives
-    found = al.spd.load(folder, skip=skip)
-    assert found.places == ((0, "attn.q.pre_identity"), (0, "attn.q"))
-    assert found.provenance["skipped"] == ["wte"]
+    found = al.spd.load(folder)
+    assert found.places == ((0, "embed"), (0, "attn.q.pre_identity"), (0, "attn.q"))
+    assert torch.equal(found[0, "embed"].V, parts["_components.wte.V"])
+    found = al.spd.load(folder, skip=["wte", "*.pre_identity"])
+    assert found.places == ((0, "attn.q"),)
+    assert sorted(found.provenance["skipped"]) == ["h.0.attn.q_proj.pre_identity", "wte"]
     assert torch.equal(found[0, "attn.q"].V, parts["_components.h-0-attn-q_proj.V"])
-    assert al.spd.load(folder, skip=[*skip, "*.pre_identity"]).places == ((0, "attn.q"),)
     with pytest.raises(al.InputError, match="skip='wpe' is no decomposed module"):
         al.spd.load(folder, skip="wpe")
     with pytest.raises(al.InputError, match="every module"):
@@ -147,7 +146,7 @@ def test_spd_requirement_26_embeddings_are_left_out_by_name(tmp_path: Path) -> N
     parts["_components.h-0-attn-q_proj-pre_identity.U"] = torch.zeros(4, 7)
     runs.write(tmp_path, runs.whole_state(target, parts), config)
     with pytest.raises(al.StoreError, match="no identity"):
-        al.spd.load(folder, skip=skip)
+        al.spd.load(folder, skip="wte")
 
 
 def test_spd_requirement_26_conv1d_is_transposed(tmp_path: Path) -> None:
@@ -188,3 +187,15 @@ def test_a_model_with_other_weights_or_modules_is_refused(tmp_path: Path, bridge
     counts = {"h.2.attn.q_proj": 3, "h.0.attn.q_proj": 3}
     with pytest.raises(al.InputError, match="h.2.attn.q_proj: this model has no such modules"):
         al.spd.load(toy_run(tmp_path / "deeper", deeper, counts), bridge)
+
+
+def test_an_embedding_of_positions_is_left_out_by_name(tmp_path: Path) -> None:
+    model = models.gpt2()
+    target = model.state_dict()
+    counts = {"transformer.wpe": 3, "transformer.h.1.mlp.c_fc": 4}
+    parts = runs.random_parts(target, counts, "mlp", transposed=True)
+    config = runs.config_of("mlp", patterns=list(counts.items()))
+    folder = runs.write(tmp_path, runs.whole_state(target, parts), config)
+    with pytest.raises(al.InputError, match=r"transformer.wpe: this model has no such modules to cut.*skip="):
+        al.spd.load(folder, al.adapt(model))
+    assert al.spd.load(folder, al.adapt(model), skip="*.wpe").places == ((1, "mlp.in"),)

@@ -36,7 +36,8 @@ class Replacements:
         values: for each read tap, the replacement of its activation: ``[example, position, feature]`` (or
             ``[example, channel, ...]``) if `per_example`, otherwise the same without the example axis, or anything
             that broadcasts to it, such as ``[feature]``. A written tap of a low-rank site may be given too. For a
-            basis of the user's own, the replacement of its codes, ``[example, position, code]``.
+            basis of the user's own, the replacement of its codes, ``[example, position, code]``; for an embedding,
+            which reads tokens, what its parts read of the replacement and, beside it, what it writes for it.
         per_example: whether the first axis is the example.
         strength: how far a gate of 0 moves towards the replacement: 1 - gamma for a scaling.
     """
