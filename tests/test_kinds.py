@@ -180,7 +180,7 @@ def test_options_belong_to_their_kind() -> None:
         ({"kinds": "rank_one"}, "svd=8"),
         ({"kinds": "rank_one", "svd": 3, "factors": {}}, "either"),
         ({"kinds": "rank_one", "svd": 33, "modules": ["q"]}, "1 to 32"),
-        ({"kinds": "rank_one", "svd": 2, "modules": ["attn.qkv"]}, "not fused"),
+        ({"kinds": "rank_one", "svd": 2, "modules": ["attn.qkv", "attn.q"]}, "attn.q is a part of L0.attn.qkv"),
     ]:
         with pytest.raises(al.InputError, match=match):
             adapter.registry(**options)

@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ablationlens.types import Features
 
@@ -43,12 +44,14 @@ class LowRank(NamedTuple):
 
     which never forms the remainder ``W - (V @ U).T`` and is bit-equal to ``out`` where everything is kept.
 
+    An embedding reads tokens, integers that stand for one-hot rows x: x @ V is a row of V, which is looked up.
+
     Attributes:
         V: [in, C], or None for the identity (columns of a projection).
         U: [C, out].
         off: 1 - gate of each part, broadcastable to [batch, position, C].
         off_remainder: 1 - gate of the remainder, broadcastable to [batch, position, 1]; None if it is always kept.
-        read_stand_in: x', broadcastable to x.
+        read_stand_in: x', broadcastable to x; for tokens x' @ V, broadcastable to [batch, position, C].
         write_stand_in: out', broadcastable to out; only read where there is an off_remainder.
         features: which features of the written activation the module owns, in its own order.
     """
@@ -98,9 +101,12 @@ def lerp(out: Tensor, edit: Lerp, *, in_place: bool = False) -> Tensor:
 def low_rank(out: Tensor, read: Tensor, edit: LowRank) -> Tensor:
     """Apply a `LowRank` to the module's own features of `out`, given the activation `read` that it reads."""
     own = out[..., edit.features]
-    codes = read - edit.read_stand_in.to(read)
-    if edit.V is not None:
-        codes = codes @ edit.V.to(codes)
+    if read.is_floating_point():
+        codes = read - edit.read_stand_in.to(read)
+        codes = codes if edit.V is None else codes @ edit.V.to(codes)
+    else:
+        assert edit.V is not None
+        codes = functional.embedding(read, edit.V.to(own)) - edit.read_stand_in.to(own)
     kept = -edit.off.to(codes)
     if edit.off_remainder is not None and edit.write_stand_in is not None:
         off_remainder = edit.off_remainder.to(own)

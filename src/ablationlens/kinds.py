@@ -12,6 +12,10 @@
 | ``neuron`` | the input of ``mlp.out`` | one hidden feature of the MLP |
 | ``filter`` | a convolution's output | one output channel |
 | ``rank_one`` | a module's input, written at its output | factors V, U and their remainder |
+
+Rank-one parts of the token embedding (``embed``) read tokens, which stand for one-hot rows. Those of an inserted
+identity (``attn.q.pre_identity``) are read and written at the input of the module that it stands before; whatever else
+is cut there, such as columns or heads, is cut after it.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from dataclasses import dataclass
 
 from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError, UnknownNameError
-from ablationlens.layout import Heads, Layout, Module, split_stack
+from ablationlens.layout import Heads, Layout, Module, after_identity, split_stack
 from ablationlens.sites import Coordinates, Cut, Projected, RankOne, Site, Tap
 
 
@@ -211,16 +215,23 @@ def rank_one_site(module: Module, factors: RankOne) -> Site:
     """The site of a module's rank-one parts.
 
     Raises:
-        InputError: if the factors do not have the module's shape, or the module is a convolution or fused.
+        InputError: if the factors do not have the module's shape, or the module is a convolution.
     """
-    if module.operation != "linear" or module.parts:
-        raise InputError(f"rank-one parts need a linear module that is not fused; '{module.name}' is not one")
+    if module.operation == "convolution":
+        raise InputError(f"rank-one parts need a linear module, and '{module.name}' is a convolution")
     expected = (module.columns, module.rows)
     if (factors.V.shape[0], factors.U.shape[1]) != expected:
         raise InputError(
             f"factors of L{module.layer}.{module.name} need V [{expected[0]}, C] and U [C, {expected[1]}]; "
             f"got V {list(factors.V.shape)} and U {list(factors.U.shape)}"
         )
-    read = Tap(module.layer, module.part_of or module.name, "in")
-    write = Tap(module.layer, module.name, "out")
-    return Site("rank_one", module.layer, module.name, read, write, factors, Cut((module.name,), "whole"))
+    cut = Cut(module.parts or (module.name,), "whole")
+    return Site("rank_one", module.layer, module.name, *rank_one_taps(module), factors, cut)
+
+
+def rank_one_taps(module: Module) -> tuple[Tap, Tap]:
+    """Where rank-one parts of a module are read, and where they are written."""
+    before = after_identity(module.name) if module.operation == "identity" else None
+    if before is not None:
+        return Tap(module.layer, before, "in"), Tap(module.layer, before, "in")
+    return Tap(module.layer, module.part_of or module.name, "in"), Tap(module.layer, module.name, "out")

@@ -26,6 +26,28 @@ several stacks of layers, names begin with the stack: ``encoder.attn.q``, ``deco
 """
 
 
+IDENTITY = "pre_identity"
+"""Last word of the name of an identity matrix that stands before a module, as goodfire-ai/spd calls it.
+
+``attn.q.pre_identity`` maps what ``attn.q`` reads to itself. No model has such a module: only decompositions do.
+"""
+
+
+def identity_before(name: str) -> str:
+    """Name of the identity that stands before a module."""
+    return f"{name}.{IDENTITY}"
+
+
+def after_identity(name: str) -> str | None:
+    """The module before which an identity stands; None for a name of anything else."""
+    stem = name.removesuffix(f".{IDENTITY}")
+    return None if stem == name else stem
+
+
+EMBEDDING = "embed"
+"""Name of the token embedding of a transformer. It belongs to no layer, and is counted to layer 0, which reads it."""
+
+
 def split_stack(name: str) -> tuple[str, str]:
     """The stack of a logical name, or "", and the name within it: ("encoder", "attn.q") of ``encoder.attn.q``."""
     stack, _, local = name.rpartition(".")[0].rpartition(".")
@@ -34,7 +56,7 @@ def split_stack(name: str) -> tuple[str, str]:
 
 def reads_encoder(name: str) -> bool:
     """Whether a module works on the positions of the encoder, in a model that has a decoder too."""
-    stack, local = split_stack(name)
+    stack, local = split_stack(after_identity(name) or name)
     return stack == "encoder" or local in ("cross.k", "cross.v")
 
 
@@ -53,7 +75,9 @@ class Module:
     """Output features (filters of a convolution)."""
     columns: int
     """Input features (input channels of a convolution)."""
-    operation: Literal["linear", "convolution"] = "linear"
+    operation: Literal["linear", "convolution", "identity", "embedding"] = "linear"
+    """What the matrix does; an identity is one that was put before a module, see `IDENTITY`, and the columns of an
+    embedding are tokens."""
     part_of: str | None = None
     """The fused module that holds this one, for example ``attn.qkv`` for the ``attn.q`` of GPT-2."""
     parts: tuple[str, ...] = ()
@@ -88,6 +112,8 @@ class Layout:
     """Whether the modules carry the logical names of ``MODULE_ORDER``, or paths."""
     advice: str = field(default="", compare=False, repr=False)
     """For a model whose modules go by paths: how to give them logical names."""
+    embeddings: tuple[Module, ...] = ()
+    """Embeddings of tokens, which only rank-one parts cut, and only if they are asked for."""
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -99,14 +125,18 @@ class Layout:
         return tuple(dict.fromkeys(module.name for module in self.modules))
 
     def module(self, layer: int, name: str) -> Module:
-        """The module of that layer and name.
+        """The module of that layer and name, which may be an identity before one.
 
         Raises:
             UnknownNameError: if there is none.
+            InputError: for an identity where none can be.
         """
-        for module in self.modules:
+        for module in (*self.embeddings, *self.modules):
             if module.layer == layer and module.name == name:
                 return module
+        stem = after_identity(name)
+        if stem is not None:
+            return _identity(self.module(layer, stem))
         raise UnknownNameError(f"no module '{name}' in layer {layer}; {self._describe()}")
 
     def key_values(self, heads: Heads) -> int:
@@ -143,10 +173,57 @@ class Layout:
             modules = [modules]
         return tuple(self._full_name(name) for name in modules)
 
+    def decomposable(self, layers: Sequence[int] | None, modules: Sequence[str] | str | None) -> list[Module]:
+        """The modules whose matrices are to be written as rank-one parts, in canonical order.
+
+        Args:
+            layers: layers to take; None means all.
+            modules: their names, those of fused matrices, identities (``q.pre_identity``) and the embedding
+                (``embed``) included; None means every linear module that is not fused.
+
+        Raises:
+            UnknownNameError: for a layer or module that the model does not have.
+            InputError: if there is none, one has no matrix, or one is a part of another.
+        """
+        names, chosen = self.select_names(modules), self.select_layers(layers)
+        found: list[Module] = []
+        for module in (*self.embeddings, *self.modules):
+            if module.layer not in chosen:
+                continue
+            if names is not None and identity_before(module.name) in names:
+                found.append(_identity(module))
+            if module.name in names if names is not None else not module.parts and module.operation == "linear":
+                found.append(module)
+        if not found:
+            raise InputError(f"no module to decompose: this model has {', '.join(self.names)}")
+        for module in found:
+            if module.operation == "convolution":
+                raise InputError(
+                    f"L{module.layer}.{module.name} is a convolution, which has no rank-one parts: name linear modules"
+                )
+        self.refuse_parts_of_another([(module.layer, module.name) for module in found])
+        return found
+
+    def refuse_parts_of_another(self, places: Sequence[tuple[int, str]]) -> None:
+        """Refuse a fused matrix together with one of the projections in it.
+
+        Raises:
+            InputError: naming both.
+        """
+        for layer, name in places:
+            whole = self.module(layer, name).part_of
+            if whole is not None and (layer, whole) in places:
+                raise InputError(
+                    f"L{layer}.{name} is a part of L{layer}.{whole}, and both are to be decomposed: keep one of them"
+                )
+
     def _full_name(self, name: str) -> str:
         known = self.names
-        if name in known:
+        if name in known or any(module.name == name for module in self.embeddings):
             return name
+        stem = after_identity(name)
+        if stem is not None:
+            return identity_before(self._full_name(stem))
         matches = [full for full in known if full.endswith(f".{name}")] if self.transformer else []
         if len(matches) == 1:
             return matches[0]
@@ -162,6 +239,19 @@ class Layout:
         shown = list(self.names[:12])
         more = f" and {len(self.names) - 12} more" if len(self.names) > 12 else ""
         return f"this model has layers {_span(self.layers)} and modules {', '.join(shown)}{more}"
+
+
+def _identity(module: Module) -> Module:
+    """The identity before a module."""
+    if module.part_of is not None:
+        raise InputError(
+            f"'{module.name}' reads what the other projections in {module.part_of} read: an identity can stand before "
+            f"all of them, '{identity_before(module.part_of)}'"
+        )
+    if module.operation != "linear":
+        what = "an embedding" if module.operation == "embedding" else "a convolution"
+        raise InputError(f"an identity can stand before a linear module; '{module.name}' is {what}")
+    return Module(module.layer, identity_before(module.name), module.columns, module.columns, "identity")
 
 
 def _span(layers: Sequence[int]) -> str:

@@ -26,7 +26,7 @@ def test_a_fused_matrix_is_read_where_its_parts_are_fed() -> None:
     assert found.addresses[Tap(1, "mlp.gate_in", "in")].name == "blocks.1.mlp.hook_in"
     adapter = al.adapt(models.bridge_of(model_of("phi3")))
     assert set(adapter.silent) == {f"blocks.{layer}.attn.qkv.hook_out" for layer in (0, 1)}
-    with pytest.raises(al.AdapterError, match="never fires"):
+    with pytest.raises(al.AdapterError, match="a bridge splits the fused attn.qkv"):
         adapter.place(Tap(1, "attn.qkv", "out"))
 
 

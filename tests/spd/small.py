@@ -25,19 +25,45 @@ COUNT = 6
 @cache
 def decomposed(host: Host, kind: str = "vector_mlp", sigmoid: str = "leaky_hard", seed: int = 0) -> Decomposition:
     """A decomposition with random components and importance functions, which are not all 0 or 1."""
+    places = PLACES if host.transformer else tuple((m.layer, m.name) for m in host.adapter.layout.modules)
+    return decomposed_at(host, places, kind, sigmoid, seed)
+
+
+@cache
+def decomposed_at(
+    host: Host,
+    places: tuple[tuple[int, str], ...],
+    kind: str = "vector_mlp",
+    sigmoid: str = "leaky_hard",
+    seed: int = 0,
+) -> Decomposition:
+    """The same, of given modules and identities."""
     parts: dict[Any, Part] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        places = PLACES if host.transformer else tuple((m.layer, m.name) for m in host.adapter.layout.modules)
         for where in places:
-            weight, _ = models.part(host.reference, *where)
-            rows, columns = weight.shape
+            rows, columns = matrix_of(host.reference, *where)[0].shape
             V, U = 0.4 * torch.randn(columns, COUNT), 0.4 * torch.randn(COUNT, rows)
             function = importance_function(kind, COUNT, columns, (5,))
             last = list(function.layers)[-1]
             last.b.data.add_(0.5)  # importances around a half, and not around the end of the sigmoid
             parts[where] = Part(V, U, function)
     return Decomposition(parts, sigmoid=sigmoid).requires_grad_(False)
+
+
+def module_before(name: str) -> str | None:
+    """The module that an identity stands before, by its name; None for anything else."""
+    stem = name.removesuffix(".pre_identity")
+    return None if stem == name else stem
+
+
+def matrix_of(model: Any, layer: int, name: str) -> tuple[Tensor, Tensor | None]:
+    """The out x in matrix and the bias of a module, or the identity that stands before one."""
+    stem = module_before(name)
+    if stem is None:
+        return models.part(model, layer, name)
+    weight, _ = models.part(model, layer, stem)
+    return torch.eye(weight.shape[1]), None
 
 
 @torch.no_grad()
@@ -50,11 +76,15 @@ def logits_under(
     """
     own = copy.deepcopy(model)
     for where, (kept, remainder) in gates.items():
-        module, rows = models.module_of(own, *where)
-        weight, bias = (None if one is None else one.double() for one in models.part(own, *where))
+        stem = module_before(where[1])
+        module, rows = models.module_of(own, where[0], stem or where[1])
+        weight, bias = (None if one is None else one.double() for one in matrix_of(own, *where))
         part = decomposition[where]
         gated = _Gated(weight, bias, part.V.double(), part.U.double(), kept.double(), remainder.double(), rows)
-        module.register_forward_hook(gated.instead)
+        if stem is None:
+            module.register_forward_hook(gated.instead)
+        else:
+            module.register_forward_pre_hook(gated.before)
     return models.logits_of(own, inputs)
 
 
@@ -71,10 +101,15 @@ class _Gated:
     rows: slice
 
     def instead(self, _: Any, args: Any, out: Tensor) -> Tensor:
-        x = args[0].double()
+        out = out.clone()
+        out[..., self.rows] = self.written(args[0]).to(out)
+        return out
+
+    def before(self, _: Any, args: Any) -> Tensor:
+        return self.written(args[0]).to(args[0])
+
+    def written(self, x: Tensor) -> Tensor:
+        x = x.double()
         found = torch.einsum("...i,ic,...c,co->...o", x, self.V, self.kept.expand(*x.shape[:-1], -1), self.U)
         found = found + self.remainder * (x @ (self.weight - (self.V @ self.U).T).T)
-        found = found if self.bias is None else found + self.bias
-        out = out.clone()
-        out[..., self.rows] = found.to(out)
-        return out
+        return found if self.bias is None else found + self.bias

@@ -124,7 +124,7 @@ def test_spd_requirement_26_the_sigmoid_of_the_run_is_honoured(tmp_path: Path) -
     assert found["normal"] == pytest.approx([0.2689414, 0.6224593, 0.8807971])
 
 
-def test_spd_requirement_26_embeddings_and_identities_are_left_out_by_name(tmp_path: Path) -> None:
+def test_spd_requirement_26_embeddings_and_identities_are_read_or_left_out_by_name(tmp_path: Path) -> None:
     target = runs.llama_simple().state_dict()
     counts = {"wte": 3, "h.0.attn.q_proj": 5, "h.0.attn.q_proj.pre_identity": 4}
     parts = runs.random_parts(target, {k: v for k, v in counts.items() if k != "wte"}, "mlp")
@@ -132,10 +132,10 @@ def test_spd_requirement_26_embeddings_and_identities_are_left_out_by_name(tmp_p
     config = runs.config_of("mlp", patterns=[("wte", 3), ("h.0.attn.q_proj", 5)])
     config["identity_module_info"] = [{"module_pattern": "h.0.attn.q_proj", "C": 4}]
     folder = runs.write(tmp_path, runs.whole_state(target, parts), config)
-    with pytest.raises(al.InputError, match=r"pre_identity, wte: components of embeddings.*skip=\['") as caught:
-        al.spd.load(folder)
-    skip = eval(str(caught.value).rpartition("skip=")[2].rstrip(")"))  # the line that the message gives
-    found = al.spd.load(folder, skip=skip)
+    found = al.spd.load(folder)
+    assert found.places == ((0, "embed"), (0, "attn.q.pre_identity"), (0, "attn.q"))
+    assert torch.equal(found[0, "embed"].V, parts["_components.wte.V"])
+    found = al.spd.load(folder, skip=["wte", "*.pre_identity"])
     assert found.places == ((0, "attn.q"),)
     assert sorted(found.provenance["skipped"]) == ["h.0.attn.q_proj.pre_identity", "wte"]
     assert torch.equal(found[0, "attn.q"].V, parts["_components.h-0-attn-q_proj.V"])
@@ -146,7 +146,7 @@ def test_spd_requirement_26_embeddings_and_identities_are_left_out_by_name(tmp_p
     parts["_components.h-0-attn-q_proj-pre_identity.U"] = torch.zeros(4, 7)
     runs.write(tmp_path, runs.whole_state(target, parts), config)
     with pytest.raises(al.StoreError, match="no identity"):
-        al.spd.load(folder, skip=skip)
+        al.spd.load(folder, skip="wte")
 
 
 def test_spd_requirement_26_conv1d_is_transposed(tmp_path: Path) -> None:
@@ -161,17 +161,16 @@ def test_spd_requirement_26_conv1d_is_transposed(tmp_path: Path) -> None:
     found = al.spd.load(folder, adapter)
     assert found.places == ((0, "attn.qkv"), (1, "attn.o"), (1, "mlp.in"))
     assert al.spd.load(folder).places == found.places  # by the table of families
-    skipped = al.spd.load(folder, adapter, skip="*.c_attn")  # a registry cuts no fused matrix
-    registry, batch = skipped.registry(adapter), models.inputs_of("gpt2", 2)
-    index = next(index for index, c in enumerate(registry) if (c.site.layer, c.site.module) == (1, "mlp.in"))
-    mask = torch.ones(1, len(registry))
-    mask[0, index] = 0
+    registry, batch = found.registry(adapter), models.inputs_of("gpt2", 2)
     masked = al.MaskedModel(adapter, registry)
+    mask = masked.mask(["L0.attn.qkv rank_one 1", "L1.mlp.in rank_one 0"])
     V, U = parts["_components.transformer-h-1-mlp-c_fc.V"], parts["_components.transformer-h-1-mlp-c_fc.U"]
+    whole = [parts[f"_components.transformer-h-0-attn-c_attn.{name}"] for name in "VU"]
     edited = models.gpt2()
     with torch.no_grad():
         plain = edited(batch).logits
         edited.transformer.h[1].mlp.c_fc.weight -= torch.outer(V[:, 0], U[0])
+        edited.transformer.h[0].attn.c_attn.weight -= torch.outer(whole[0][:, 1], whole[1][1])
         expected = edited(batch).logits
         found_logits = masked.logits(mask, al.batch(batch))
     torch.testing.assert_close(found_logits, expected, rtol=0, atol=1e-5)
@@ -188,3 +187,15 @@ def test_a_model_with_other_weights_or_modules_is_refused(tmp_path: Path, bridge
     counts = {"h.2.attn.q_proj": 3, "h.0.attn.q_proj": 3}
     with pytest.raises(al.InputError, match="h.2.attn.q_proj: this model has no such modules"):
         al.spd.load(toy_run(tmp_path / "deeper", deeper, counts), bridge)
+
+
+def test_an_embedding_of_positions_is_left_out_by_name(tmp_path: Path) -> None:
+    model = models.gpt2()
+    target = model.state_dict()
+    counts = {"transformer.wpe": 3, "transformer.h.1.mlp.c_fc": 4}
+    parts = runs.random_parts(target, counts, "mlp", transposed=True)
+    config = runs.config_of("mlp", patterns=list(counts.items()))
+    folder = runs.write(tmp_path, runs.whole_state(target, parts), config)
+    with pytest.raises(al.InputError, match=r"transformer.wpe: this model has no such modules to cut.*skip="):
+        al.spd.load(folder, al.adapt(model))
+    assert al.spd.load(folder, al.adapt(model), skip="*.wpe").places == ((1, "mlp.in"),)

@@ -331,11 +331,6 @@ def test_bad_input(options: Any, message: str) -> None:
         learn(llama(), **options)
 
 
-def test_bad_input_of_a_fused_matrix() -> None:
-    with pytest.raises(al.InputError, match=r"'attn.qkv' is not a linear module of its own; name its parts"):
-        learn(host_of("torch", "gpt2"), modules=["qkv"])
-
-
 def test_components_by_name() -> None:
     found = learn(llama(), n_components={"q": 3, "mlp.out": 5}, steps=1)
     assert [part.components for _, part in found.items()] == [3, 5]

@@ -37,11 +37,13 @@ class AddressBook:
         modules: what was noted, a fused matrix before its parts.
         addresses: of the taps of every module.
         stored: the module that keeps each weight, and which of its rows are the weight's.
+        embeddings: of tokens.
     """
 
     modules: list[Module] = field(default_factory=list)
     addresses: dict[Tap, Address] = field(default_factory=dict)
     stored: dict[tuple[int, str], tuple[nn.Module, Features]] = field(default_factory=dict)
+    embeddings: list[Module] = field(default_factory=list)
 
     def add(
         self, layer: int, name: str, module: nn.Module, address: str, parts: Mapping[str, Features] | None = None
@@ -68,6 +70,27 @@ class AddressBook:
         for part, rows in parts.items():
             self.modules.append(Module(layer, part, _count(rows), how.columns, part_of=name))
             self.stored[layer, part] = (module, rows)
+
+    def add_embedding(
+        self, name: str, embedding: nn.Embedding, before: tuple[str, nn.Module, Side], after: tuple[str, nn.Module]
+    ) -> None:
+        """Note an embedding of tokens.
+
+        Args:
+            name: its logical name.
+            embedding: what keeps its weight.
+            before: address and module where its tokens show, and on which side of that module.
+            after: address and module whose output it gives.
+        """
+        tokens, width = embedding.weight.shape
+        self.embeddings.append(Module(0, name, width, tokens, "embedding"))
+        self.stored[0, name] = (embedding, slice(0, width))
+        (path, module, side), (path_after, module_after) = before, after
+        # tokens have no axis of features: a place of theirs takes them as they are
+        self.addresses[Tap(0, name, "in")] = Address(path, module, side, slice(None), tokens, -1, embedding)
+        self.addresses[Tap(0, name, "out")] = Address(
+            path_after, module_after, "out", slice(0, width), width, -1, embedding
+        )
 
 
 def _count(rows: Features) -> int:

@@ -20,7 +20,7 @@ from ablationlens.data import Batch
 from ablationlens.edits import Edit
 from ablationlens.errors import InputError
 from ablationlens.kinds import rank_one_site, sites_of
-from ablationlens.layout import Heads, Layout
+from ablationlens.layout import Heads, Layout, Module
 from ablationlens.registry import Registry
 from ablationlens.sites import RankOne, Site, Tap
 from ablationlens.types import Features, Side
@@ -177,8 +177,11 @@ class Adapter(ABC):
             layers: layers to take; all by default. Sites of your own say themselves where they are.
             modules: logical modules to take, such as ``["q", "mlp.in"]``; each kind has its own default.
             size: rows of one block, for "row_block".
-            factors: for "rank_one": (layer, module) -> (V [in, C], U [C, out]).
-            svd: for "rank_one": number of singular parts of each module's weight, in place of `factors`.
+            factors: for "rank_one": (layer, module) -> (V [in, C], U [C, out]). Beside linear modules it takes fused
+                matrices (``attn.qkv``; not on a bridge, which splits them), the token embedding (``embed``, layer 0,
+                V [token, C]) and identities that are put before a module (``attn.q.pre_identity``).
+            svd: for "rank_one": number of singular parts of each module's weight, in place of `factors`; of those that
+                `modules` names, or of every linear module that is not fused.
             allow_overlap: permit rows together with columns of the same weight.
 
         Raises:
@@ -227,21 +230,25 @@ class Adapter(ABC):
                 "kind 'rank_one' needs either the factors of each module, factors={(0, 'mlp.in'): (V, U)}, "
                 "or the number of singular parts of each weight, svd=8"
             )
-        names, chosen = self.layout.select_names(modules), self.layout.select_layers(layers)
         if factors is not None:
+            names, chosen = self.layout.select_names(modules), self.layout.select_layers(layers)
             wrong = next((key for key in factors if not (isinstance(key, tuple) and len(key) == 2)), None)
             if wrong is not None:
                 raise InputError(f"factors are given by (layer, module), such as (0, 'mlp.in'); got {wrong!r}")
             for (layer, name), (V, U) in factors.items():
                 full = (self.layout.select_names(name) or (name,))[0]
                 if layer in chosen and (names is None or full in names):
-                    yield rank_one_site(self.layout.module(layer, full), RankOne(V, U))
+                    yield self._rank_one_site(self.layout.module(layer, full), RankOne(V, U))
             return
         assert svd is not None
-        for module in self.layout.modules:
-            wanted = (not module.parts and module.operation == "linear") if names is None else module.name in names
-            if module.layer in chosen and wanted:
-                yield rank_one_site(module, singular_parts(self.weight(module.layer, module.name), svd))
+        for module in self.layout.decomposable(layers, modules):
+            yield self._rank_one_site(module, singular_parts(self.weight(module.layer, module.name), svd))
+
+    def _rank_one_site(self, module: Module, factors: RankOne) -> Site:
+        site = rank_one_site(module, factors)
+        if module.parts:
+            self.place(site.write)  # a host that splits fused matrices says so now, and not when it is run
+        return site
 
     # -- the host -------------------------------------------------------------------------------------------------
 
@@ -259,7 +266,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def weight(self, layer: int, module: str) -> Tensor:
-        """The out x in matrix of a module, as a view where the host stores it as such."""
+        """The out x in matrix of a module, as a view where the host stores it as such; of an identity, a new one."""
 
     @abstractmethod
     def bias(self, layer: int, module: str) -> Tensor | None:

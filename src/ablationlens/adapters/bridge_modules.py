@@ -8,16 +8,16 @@ runs its own copies of the parts, and never calls the whole.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import nn
 
 from ablationlens.adapters import orientation
-from ablationlens.adapters.addresses import Address
+from ablationlens.adapters.addresses import Address, AddressBook
 from ablationlens.adapters.architectures import FUSED
 from ablationlens.adapters.finding import Found
 from ablationlens.errors import AdapterError
-from ablationlens.layout import MODULE_ORDER, Heads, Layout, Module
+from ablationlens.layout import EMBEDDING, MODULE_ORDER, Heads, Layout, Module
 from ablationlens.sites import Tap
 from ablationlens.types import Features
 
@@ -120,7 +120,15 @@ def find_in_bridge(bridge: Any, head_size: int) -> Found:
             f"this bridge of a {type(bridge.original_model).__name__} has no blocks with attn.q or mlp.in projections, "
             "so there is nothing to cut; adapt the model itself, before it is bridged: al.adapt(hf_model)"
         )
-    return Found(addresses, stored, Layout(tuple(modules), tuple(heads)))
+    book = AddressBook(modules, addresses, stored)
+    embed = getattr(bridge, EMBEDDING, None)
+    linear = getattr(embed, "original_component", None)
+    if isinstance(linear, nn.Embedding) and orientation.is_lookup(linear) and stacks_of(bridge)[0].name == "":
+        before, after = f"{EMBEDDING}.hook_in", f"{EMBEDDING}.hook_out"
+        book.add_embedding(
+            EMBEDDING, linear, (before, cast(Any, embed).hook_in, "out"), (after, cast(Any, embed).hook_out)
+        )
+    return Found(addresses, stored, Layout(tuple(modules), tuple(heads), embeddings=tuple(book.embeddings)))
 
 
 def _address(point: tuple[str, nn.Module], size: int, owner: nn.Module) -> Address:

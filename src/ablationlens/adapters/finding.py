@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from contextlib import suppress
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -11,9 +12,16 @@ from ablationlens.adapters.addresses import Address, AddressBook, attention_rows
 from ablationlens.adapters.architectures import FUSED, Architecture, layer_lists, module_at
 from ablationlens.adapters.configuration import config_of, head_size
 from ablationlens.errors import AdapterError
-from ablationlens.layout import Heads, Layout, split_stack
+from ablationlens.layout import EMBEDDING, Heads, Layout, split_stack
 from ablationlens.sites import Tap
 from ablationlens.types import Features
+
+
+@runtime_checkable
+class HasEmbedding(Protocol):
+    """A model of transformers."""
+
+    def get_input_embeddings(self) -> object: ...
 
 
 class Found(NamedTuple):
@@ -53,7 +61,21 @@ def find_by_architecture(model: nn.Module, architecture: Architecture) -> Found:
             for name, (module, address) in found.items():
                 parts = _parts(name, module, queries, size, interleaved=architecture.interleaved)
                 book.add(layer, name, module, address, parts)
-    return Found(book.addresses, book.stored, Layout(tuple(book.modules), tuple(heads)))
+    _find_embedding(book, model, architecture)
+    return Found(
+        book.addresses, book.stored, Layout(tuple(book.modules), tuple(heads), embeddings=tuple(book.embeddings))
+    )
+
+
+def _find_embedding(book: AddressBook, model: nn.Module, architecture: Architecture) -> None:
+    """Note the token embedding of a model of one stack, which transformers says by a method of its models."""
+    embedding = None
+    if isinstance(model, HasEmbedding) and "" in architecture.stacks:
+        with suppress(NotImplementedError):
+            embedding = model.get_input_embeddings()
+    path = next((path for path, module in model.named_modules() if module is embedding), None)
+    if path is not None and isinstance(embedding, nn.Embedding) and orientation.is_lookup(embedding):
+        book.add_embedding(EMBEDDING, embedding, (path, embedding, "in"), (path, embedding))
 
 
 def _heads(layer: int, name: str, module: nn.Module, address: str, size: int | None) -> Heads:
@@ -94,5 +116,7 @@ def find_by_path(model: nn.Module, advice: str = "") -> Found:
     for path, module in model.named_modules():
         if orientation.orientation(module) is not None:
             book.add(len(book.modules), path or type(module).__name__, module, path or "(root)")
-    layout = Layout(tuple(book.modules), transformer=False, advice=advice)
+        elif path and isinstance(module, nn.Embedding) and orientation.is_lookup(module):
+            book.add_embedding(path, module, (path, module, "in"), (path, module))
+    layout = Layout(tuple(book.modules), transformer=False, advice=advice, embeddings=tuple(book.embeddings))
     return Found(book.addresses, book.stored, layout)

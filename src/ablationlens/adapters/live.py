@@ -63,8 +63,8 @@ def hook_edit(key: tuple[int, Side], place: Place, live: Live) -> RemovableHandl
                 case Lerp():
                     activation = _lerp_as_shown(activation, placed, in_place)
                 case LowRank():
-                    assert placed.read is not None
-                    activation = low_rank(activation, live.seen[placed.read.key], placed.edit)
+                    read = activation if placed.read is None else live.seen[placed.read.key]
+                    activation = low_rank(activation, read, placed.edit)
                 case Coded():
                     read = activation if placed.read is None else live.seen[placed.read.key]
                     activation = coded(activation, read, placed.edit)

@@ -71,8 +71,12 @@ def run_trace(
                     else:
                         V, U, off, off_remainder, read_stand_in, write_stand_in, features = parts
                         own = whole[..., features]
-                        codes = seen[read] - read_stand_in.to(seen[read])
-                        codes = codes if V is None else codes @ V.to(codes)
+                        codes = whole if read is None else seen[read]
+                        if codes.is_floating_point():
+                            codes = codes - read_stand_in.to(codes)
+                            codes = codes if V is None else codes @ V.to(codes)
+                        else:  # tokens
+                            codes = torch.nn.functional.embedding(codes, V.to(own)) - read_stand_in.to(own)
                         kept = -off.to(codes)
                         if off_remainder is not None and write_stand_in is not None:
                             kept = kept + off_remainder.to(codes)

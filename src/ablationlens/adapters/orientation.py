@@ -41,8 +41,15 @@ def orientation(module: nn.Module) -> Orientation | None:
             return None
 
 
+def is_lookup(module: nn.Module) -> bool:
+    """Whether `module` is an embedding that gives rows of its weight as they are, neither scaled nor normalised."""
+    if not isinstance(module, nn.Embedding) or module.max_norm is not None:
+        return False
+    return type(module).forward is nn.Embedding.forward
+
+
 def matrix(module: nn.Module) -> Float[Tensor, "out in"]:
-    """The out x in matrix of a linear module, as a view of its weight.
+    """The out x in matrix of a linear module or an embedding, as a view of its weight.
 
     Raises:
         AdapterError: if the module has no such matrix.
@@ -51,6 +58,8 @@ def matrix(module: nn.Module) -> Float[Tensor, "out in"]:
         return _weight(module).detach().T
     if isinstance(module, nn.Linear):
         return module.weight.detach()
+    if isinstance(module, nn.Embedding):
+        return module.weight.detach().T
     raise AdapterError(f"{type(module).__name__} has no out x in matrix")
 
 

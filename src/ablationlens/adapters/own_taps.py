@@ -107,13 +107,7 @@ class OwnTaps(Adapter):
         self, address: Address, view: View | None, shown: tuple[int, ...], folded: int
     ) -> tuple[int, ...] | None:
         """Axes that grow with the input; None where that cannot be found out."""
-        if self._other_firings is None:
-            try:
-                self._other_firings = self._dry_forward(another_example(self._dry_example))
-            except Exception as error:  # a model may take one size of input only, and say so in any way
-                log.debug("the dry forward of another size failed, so axes are told by shapes alone: %s", error)
-                self._other_firings = {}
-        other = self._other_firings.get((address.module, address.hook))
+        other = self._fired_otherwise((address.module, address.hook))
         if other is None or other.shape is None:
             return None
         examples, rows = len(self._dry_example), other.shape[0]
@@ -127,6 +121,16 @@ class OwnTaps(Adapter):
         if self._dry_example.length is None:
             return None
         return grown_axes(shown, _shown_shape(other.shape, view))
+
+    def _fired_otherwise(self, key: tuple[nn.Module, Side]) -> Firing | None:
+        """What fired there in a dry forward of another size; None where that cannot be found out."""
+        if self._other_firings is None:
+            try:
+                self._other_firings = self._dry_forward(another_example(self._dry_example))
+            except Exception as error:  # a model may take one size of input only, and say so in any way
+                log.debug("the dry forward of another size failed, so axes are told by shapes alone: %s", error)
+                self._other_firings = {}
+        return self._other_firings.get(key)
 
     _other_firings: dict[tuple[nn.Module, Side], Firing] | None = None
     """What the dry forward of another size saw, once it was needed."""

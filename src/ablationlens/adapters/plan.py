@@ -35,7 +35,8 @@ class Replacements:
         values: for each read tap, the replacement of its activation: ``[example, position, feature]`` (or
             ``[example, channel, ...]``) if `per_example`, otherwise the same without the example axis, or anything
             that broadcasts to it, such as ``[feature]``. A written tap of a low-rank site may be given too. For a
-            basis of the user's own, the replacement of its codes, ``[example, position, code]``.
+            basis of the user's own, the replacement of its codes, ``[example, position, code]``; for an embedding,
+            which reads tokens, what its parts read of the replacement and, beside it, what it writes for it.
         per_example: whether the first axis is the example.
         strength: how far a gate of 0 moves towards the replacement: 1 - gamma for a scaling.
     """
@@ -83,6 +84,7 @@ class Plan:
         steps.sort(key=rank)
         self.steps: tuple[Step, ...] = tuple(steps)
         self._codes = {step.tap: step for step in steps if isinstance(step, Recoded)}
+        self._tokens = {step.read_tap: step for step in steps if isinstance(step, Factored) and step.table is not None}
 
     @property
     def taps(self) -> tuple[Tap, ...]:
@@ -100,17 +102,19 @@ class Plan:
 
     def held(self, tap: Tap) -> Place:
         """What the replacement of a tap is like: its axes are those of the activation, or of its codes."""
-        coded = self._codes.get(tap)
+        coded = self._codes.get(tap) or self._tokens.get(tap)
         return self.adapter.place(tap) if coded is None else coded.codes
 
     def read(self, batch: Batch) -> dict[Tap, Tensor]:
         """Activations of the unmodified model at the plan's taps, or their codes."""
         found = self.adapter.read(batch, self.taps)
         with torch.no_grad():
-            return {
-                tap: self._codes[tap].encode_shown(value) if tap in self._codes else value
-                for tap, value in found.items()
-            }
+            return {tap: self._read(tap, value) for tap, value in found.items()}
+
+    def _read(self, tap: Tap, value: Tensor) -> Tensor:
+        if tap in self._codes:
+            return self._codes[tap].encode_shown(value)
+        return self._tokens[tap].looked_up(value) if tap in self._tokens else value
 
     def origin(self, tap: Tap, *, include_bias: bool = False) -> Tensor:
         """What a part is where its weights are 0: its bias, or 0 where it has none, or with `include_bias`.
@@ -120,7 +124,7 @@ class Plan:
         """
         held = self.held(tap)
         size, bias = held.size, None
-        if tap.location is None:
+        if tap.location is None and tap not in self._tokens:
             module = self.adapter.layout.module(tap.layer, tap.module)
             size = module.rows if tap.side == "out" else module.columns
             if tap.side == "out" and not include_bias:
@@ -226,7 +230,8 @@ class Plan:
     def _rank_one(self, part: Part) -> Factored:
         basis = part.site.basis
         assert isinstance(basis, RankOne)
-        rank_one_site(self.adapter.layout.module(part.site.layer, part.site.module), basis)  # checks the shapes
+        module = self.adapter.layout.module(part.site.layer, part.site.module)
+        rank_one_site(module, basis)  # checks the shapes
         count, remainder = basis.V.shape[1], None
         columns = torch.full((count,), self.width, dtype=torch.long)
         for position, index in enumerate(part.indices):
@@ -237,7 +242,10 @@ class Plan:
         # where the remainder always stays, so do the parts outside the registry, and their factors are not needed
         used = torch.ones(count, dtype=torch.bool) if remainder is not None else columns < self.width
         device = self.adapter.device
-        return self._step(part, basis.V.detach()[:, used].to(device), basis.U.detach()[used], columns[used], remainder)
+        step = self._step(part, basis.V.detach()[:, used].to(device), basis.U.detach()[used], columns[used], remainder)
+        if module.operation != "embedding":
+            return step
+        return replace(step, table=self.adapter.weight(module.layer, module.name).T)
 
     def _projected(self, part: Part) -> Factored:
         weight = self.adapter.weight(part.site.layer, part.site.module)
@@ -295,8 +303,13 @@ class Plan:
 
     def _read_and_written(self, step: Factored, replacements: Replacements) -> tuple[Tensor, Tensor | None]:
         read = replacements.values[step.read_tap]
+        if step.table is not None:
+            read, beside = read.split([step.U.shape[0], read.shape[-1] - step.U.shape[0]], dim=-1)
+            return read, None if step.remainder is None else beside
         if step.remainder is None:
             return read, None
+        if step.write_tap == step.read_tap:  # an identity
+            return read, read
         if step.write_tap in replacements.values:
             return read, replacements.values[step.write_tap]
         weight = self.adapter.weight(step.write_tap.layer, step.write_tap.module)
@@ -345,7 +358,7 @@ class Plan:
                 if step.remainder is not None:
                     rest = _spread(off[..., step.remainder : step.remainder + 1], step.write)
                 edit = LowRank(step.V, step.U, own, rest, read, written, step.write.features)
-                placed.append(Placed(edit, step.write, step.read))
+                placed.append(Placed(edit, step.write, None if step.read.key == step.write.key else step.read))
         return placed
 
 

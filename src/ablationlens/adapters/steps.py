@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ablationlens.adapters.base import Place
 from ablationlens.basis import Basis
@@ -43,6 +45,7 @@ class Factored:
     Attributes:
         columns: mask column of each code; the width of the mask stands for "kept".
         remainder: mask column of the remainder, or None.
+        table: weight of an embedding, [token, feature]; None for what reads features.
     """
 
     read: Place
@@ -53,6 +56,20 @@ class Factored:
     U: Tensor
     columns: Tensor
     remainder: int | None
+    table: Tensor | None = None
+
+    @property
+    def codes(self) -> Place:
+        """What is held of the tokens that an embedding reads: what its parts read, and what it writes."""
+        size = self.U.shape[0] + (0 if self.remainder is None else self.U.shape[1])
+        return replace(self.write, features=slice(0, size), size=size)
+
+    def looked_up(self, tokens: Tensor) -> Tensor:
+        """The same, for tokens: [batch, position, part] beside [batch, position, feature]."""
+        assert self.table is not None
+        assert self.V is not None
+        parts = functional.embedding(tokens, self.V.to(self.table))
+        return parts if self.remainder is None else torch.cat([parts, functional.embedding(tokens, self.table)], dim=-1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,7 +48,7 @@ from ablationlens.errors import AdapterError, InputError, UnknownNameError
 from ablationlens.layout import Heads, Layout, Module
 from ablationlens.registry import Registry
 from ablationlens.sites import Tap
-from ablationlens.types import Features, Side
+from ablationlens.types import Side
 
 log = logging.getLogger("ablationlens")
 
@@ -142,19 +142,22 @@ class TorchAdapter(OwnTaps):
     def _only_fired(self, layout: Layout) -> Layout:
         """The layout without silent modules; by paths, layers are renumbered in the order of execution."""
         fired = [m for m in layout.modules if self._fires(Tap(m.layer, m.name, "out"))]
+        embeddings = tuple(m for m in layout.embeddings if self._fires(Tap(m.layer, m.name, "out")))
         if layout.transformer:
-            return replace(layout, modules=tuple(m for m in layout.modules if m in fired or m.parts))
+            modules = tuple(m for m in layout.modules if m in fired or m.parts)
+            return replace(layout, modules=modules, embeddings=embeddings)
         written = {m.name: self._addresses[Tap(m.layer, m.name, "out")] for m in fired}
         fired.sort(key=lambda m: self._firings[written[m.name].module, "out"].ranks)
         old = {m.name: m.layer for m in fired}
         modules = tuple(Module(layer, m.name, m.rows, m.columns, m.operation) for layer, m in enumerate(fired))
+        old |= {m.name: m.layer for m in embeddings}
         self._addresses = {
             Tap(m.layer, m.name, side): self._addresses[Tap(old[m.name], m.name, side)]
-            for m in modules
+            for m in (*modules, *embeddings)
             for side in ("in", "out")
         }
-        self._stored = {(m.layer, m.name): self._stored[old[m.name], m.name] for m in modules}
-        return replace(layout, modules=modules)
+        self._stored = {(m.layer, m.name): self._stored[old[m.name], m.name] for m in (*modules, *embeddings)}
+        return replace(layout, modules=modules, embeddings=embeddings)
 
     # -- the dry forward ------------------------------------------------------------------------------------------
 
@@ -209,6 +212,9 @@ class TorchAdapter(OwnTaps):
                 f"{address.name} is called {len(firing.ranks)} times in one forward pass, and a component is one use "
                 "of a weight; to ablate all its calls together: al.adapt(model, ..., allow_repeated=True)"
             )
+        embedding = tap.location is None and self.layout.module(tap.layer, tap.module).operation == "embedding"
+        if embedding:
+            firing = self._of_tokens(tap, firing)
         if firing.shape is None:
             raise AdapterError(f"{address.name} ({tap}) holds no tensor of floats: name a module that has one")
         folded = self._positions_folded(address, firing.shape)
@@ -235,6 +241,28 @@ class TorchAdapter(OwnTaps):
             folded=folded,
         )
 
+    def _of_tokens(self, tap: Tap, firing: Firing) -> Firing:
+        """What fires at an embedding; its tokens stand for one-hot rows.
+
+        Raises:
+            AdapterError: if it does not embed the tokens of each example, but positions, which all examples share.
+        """
+        after = self._addresses[replace(tap, side="out")]
+        other = self._fired_otherwise((after.module, after.hook))
+        shape = self._firings[after.module, after.hook].shape
+        if shape is None or len(shape) != 3:
+            return replace(firing, shape=None)
+        if (
+            other is not None
+            and other.shape is not None
+            and (shape[0], other.shape[0]) != (len(self._dry_example), 2 * len(self._dry_example))
+        ):
+            raise AdapterError(
+                f"{after.name} has {other.shape[0]} rows for {2 * len(self._dry_example)} examples: it embeds what all "
+                "examples share, such as positions, and its components cannot be ablated example by example"
+            )
+        return firing if tap.side == "out" else replace(firing, shape=(*shape[:2], self._addresses[tap].size))
+
     def _positions_folded(self, address: Address, shape: tuple[int, ...]) -> int:
         """Positions in the first axis of an activation [batch * position, feature]; 0 for every other."""
         each, left = divmod(shape[0], len(self._dry_example))
@@ -255,17 +283,18 @@ class TorchAdapter(OwnTaps):
         """Weights in plain PyTorch are what their names say."""
 
     def weight(self, layer: int, module: str) -> Tensor:
-        stored, rows = self._store(layer, module)
+        known = self.layout.module(layer, module)
+        if known.operation == "identity":
+            return torch.eye(known.columns, device=self.device, dtype=self.dtype)
+        stored, rows = self._stored[layer, module]
         return orientation.matrix(stored)[rows]
 
     def bias(self, layer: int, module: str) -> Tensor | None:
-        stored, rows = self._store(layer, module)
+        if self.layout.module(layer, module).operation == "identity":
+            return None
+        stored, rows = self._stored[layer, module]
         value = orientation.bias(stored)
         return None if value is None else value[rows]
-
-    def _store(self, layer: int, module: str) -> tuple[nn.Module, Features]:
-        self.layout.module(layer, module)
-        return self._stored[layer, module]
 
     # -- running --------------------------------------------------------------------------------------------------
 

@@ -100,10 +100,20 @@ class TransformerLensAdapter(HookedAdapter):
         return head_size(config_of(self.bridge.original_model)) or int(self.bridge.cfg.d_head)
 
     def place(self, tap: Tap) -> Place:
+        self._refuse_fused(tap)
         address = self._locate(tap)
         if (address.module, address.hook) not in self._firings and (advice := self._advice(address.name)):
             raise AdapterError(f"{address.name} does not fire, so an ablation there would do nothing: {advice}")
         return super().place(tap)
+
+    def _refuse_fused(self, tap: Tap) -> None:
+        """Refuse the output of a fused matrix: a bridge runs its own copies of the projections in it."""
+        known = [m for m in self.layout.modules if (m.layer, m.name) == (tap.layer, tap.module)]
+        if tap.location is None and tap.side == "out" and known and known[0].parts:
+            raise AdapterError(
+                f"a bridge splits the fused {tap.module} into {', '.join(known[0].parts)} and never runs it whole: "
+                f"name these, or adapt the model itself, before it is bridged: al.adapt(hf_model)"
+            )
 
     def _advice(self, name: str) -> str:
         """What makes a hook point fire that does not, if that is known."""

@@ -9,14 +9,16 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ablationlens.adapters.base import Adapter
 from ablationlens.adapters.watch import Watch
 from ablationlens.data import Batch
 from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError, UnknownNameError
+from ablationlens.kinds import rank_one_taps
 from ablationlens.layout import reads_encoder
 from ablationlens.packing import choose
 from ablationlens.registry import Registry
@@ -25,7 +27,8 @@ from ablationlens.spd.functions import ImportanceFunction
 from ablationlens.spd.sigmoids import sigmoid as sigmoid_of
 
 Where: TypeAlias = tuple[int, str]
-"""Layer and logical module, such as ``(1, "attn.q")``."""
+"""Layer and logical module, such as ``(1, "attn.q")``, a fused one, ``(1, "attn.qkv")``, an identity that is put
+before one, ``(1, "attn.q.pre_identity")``, or the token embedding, ``(0, "embed")``."""
 
 
 class Part(nn.Module):
@@ -55,17 +58,27 @@ class Part(nn.Module):
         """The sum of the components, without the remainder."""
         return (self.V @ self.U).T
 
-    def codes(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows C"]:
-        """What each component reads of an input."""
-        return x.to(self.V.dtype) @ self.V
+    def codes(self, x: Float[Tensor, "*rows in"] | Int[Tensor, "*rows"]) -> Float[Tensor, "*rows C"]:
+        """What each component reads of an input; tokens, which an embedding reads, stand for one-hot rows."""
+        return x.to(self.V.dtype) @ self.V if x.is_floating_point() else functional.embedding(x, self.V)
 
-    def importance(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows C"]:
-        """What the importance function gives for an input, before the sigmoid; 1 where there is none."""
+    def importance(self, x: Float[Tensor, "*rows in"] | Int[Tensor, "*rows"]) -> Float[Tensor, "*rows C"]:
+        """What the importance function gives for an input, before the sigmoid; 1 where there is none.
+
+        Raises:
+            InputError: if it gives another number of them, or reads features where there are tokens.
+        """
+        rows = x.shape[:-1] if x.is_floating_point() else x.shape
         if self.function is None:
-            return self.V.new_ones(*x.shape[:-1], self.components)
+            return self.V.new_ones(*rows, self.components)
+        if not (x.is_floating_point() or self.function.reads_codes):
+            raise InputError(
+                f'an embedding has tokens and no features, so its importances come from its codes, "mlp"; this '
+                f'function is "{self.function.kind}"'
+            )
         found = self.function(self.codes(x) if self.function.reads_codes else x.to(self.V.dtype))
-        if found.shape != (*x.shape[:-1], self.components):
-            raise InputError(f"importances are {[*x.shape[:-1], self.components]} numbers; got {list(found.shape)}")
+        if found.shape != (*rows, self.components):
+            raise InputError(f"importances are {[*rows, self.components]} numbers; got {list(found.shape)}")
         return found
 
 
@@ -87,7 +100,9 @@ class Decomposition(nn.Module):
 
     Component c of a module is the matrix ``outer(U[c], V[:, c])``; what the components leave of the weight, the
     remainder ``W - (V U)^T``, is one more component of each module. Importances depend on the module's input, at each
-    position of each example (arXiv 2506.20790).
+    position of each example (arXiv 2506.20790). The components of an inserted identity are read and written at the
+    input of the module that it stands before; their remainder is ``I - (V U)^T``. The input features of an embedding
+    are tokens: V is [token, C].
 
     Args:
         parts: (layer, logical module) -> its components.
@@ -158,12 +173,15 @@ class Decomposition(nn.Module):
     def weights(self, adapter: Adapter) -> dict[Where, Float[Tensor, "out in"]]:
         """The model's own weights of the decomposed modules.
 
+        That of an inserted identity is the identity matrix.
+
         Raises:
-            InputError: if a module is missing, or has another shape.
+            InputError: if a module is missing, or has another shape, or is a part of another one.
         """
         if not isinstance(adapter, Adapter):
             raise InputError(f"expected an adapter, al.adapt(model); got {type(adapter).__name__}")
         found: dict[Where, Tensor] = {}
+        adapter.layout.refuse_parts_of_another(self.places)
         for where, part in self.items():
             weight = adapter.weight(*where).detach()
             if weight.shape != (part.U.shape[1], part.V.shape[0]):
@@ -252,9 +270,8 @@ def read_taps(decomposition: Decomposition, adapter: Adapter) -> dict[Where, Tap
     """Where the input of each module shows: its own, or that of the fused matrix that it is a part of."""
     taps: dict[Where, Tap] = {}
     for layer, module in decomposition.places:
-        own = Tap(layer, module, "in")
-        found = adapter.layout.module(layer, module)
-        taps[layer, module] = own if adapter.has(own) else Tap(layer, found.part_of or module, "in")
+        own, (read, _) = Tap(layer, module, "in"), rank_one_taps(adapter.layout.module(layer, module))
+        taps[layer, module] = own if adapter.has(own) else read
     return taps
 
 

@@ -14,7 +14,7 @@ from ablationlens.adapters.base import Adapter, Place, Placed
 from ablationlens.adapters.watch import Watch
 from ablationlens.data import Batch
 from ablationlens.edits import LowRank
-from ablationlens.sites import Tap
+from ablationlens.kinds import rank_one_taps
 from ablationlens.spd.decomposition import Decomposition, Where, read_taps
 
 
@@ -31,9 +31,9 @@ class Gates(NamedTuple):
 
 
 class _Site(NamedTuple):
-    """Where a module is read and written, and what it writes for an input of 0."""
+    """Where a module is read (None: where it is written) and written, and what it writes for an input of 0."""
 
-    read: Place
+    read: Place | None
     write: Place
     bias: Tensor
 
@@ -83,8 +83,9 @@ class GatedModel:
     def _site(self, where: Where) -> _Site:
         bias = self.adapter.bias(*where)
         zero = torch.zeros((), device=self.adapter.device, dtype=self.adapter.dtype)
-        write = self.adapter.place(Tap(*where, "out"))
-        return _Site(self.adapter.place(self._taps[where]), write, zero if bias is None else bias.detach())
+        _, write = rank_one_taps(self.adapter.layout.module(*where))
+        read, written = self.adapter.place(self._taps[where]), self.adapter.place(write)
+        return _Site(None if read.key == written.key else read, written, zero if bias is None else bias.detach())
 
     @contextmanager
     def session(self) -> Generator[Runs]:

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from ablationlens.adapters.base import Adapter
 from ablationlens.errors import InputError, StoreError
+from ablationlens.layout import IDENTITY, after_identity
 from ablationlens.spd.decomposition import Decomposition, Part, Where, name_of
 from ablationlens.spd.places import places_of
 from ablationlens.spd.restoring import restored
 from ablationlens.spd.run_files import CONFIG, latest_checkpoint, read_state, read_yaml, step_of
 from ablationlens.spd.run_settings import Settings, settings_of
-from ablationlens.spd.run_state import COMPONENTS, FUNCTIONS, IDENTITY, State, sorted_state
+from ablationlens.spd.run_state import COMPONENTS, FUNCTIONS, State, sorted_state
 
 SOURCE = "goodfire-ai/spd"
 
@@ -142,11 +143,11 @@ def _places(parts: Mapping[str, Part], state: State, adapter: Adapter | None, sk
 
 
 def _advice(lost: Sequence[str], parts: Mapping[str, Part], state: State, adapter: Adapter | None) -> str:
-    uncut = [path for path in lost if path.endswith(f".{IDENTITY}") or _is_embedding(path, parts[path], state)]
+    uncut = [path for path in lost if after_identity(path) is None and _is_embedding(path, parts[path], state)]
     if uncut:
         return (
-            f"{', '.join(uncut)}: components of embeddings and of inserted identities cannot be ablated yet; leave "
-            f"them out, al.spd.load(path, skip={list(uncut)!r})"
+            f"{', '.join(uncut)}: of embeddings, only that of tokens can be ablated, where it gives rows of its weight "
+            f"as they are; leave the others out, al.spd.load(path, skip={list(uncut)!r})"
         )
     if adapter is None:
         return (
@@ -173,11 +174,13 @@ def _check_same_model(places: Mapping[str, Where], state: State, adapter: Adapte
         InputError: naming the first module that differs.
     """
     for path, where in places.items():
-        own, stored = adapter.weight(*where).detach(), state.target[f"{path}.weight"]
+        stem = after_identity(path)
+        at = where if stem is None else (where[0], after_identity(where[1]) or where[1])
+        own, stored = adapter.weight(*at).detach(), state.target[f"{stem or path}.weight"]
         # Conv1D stores the transpose
         fitting = [stored] * (stored.shape == own.shape) + [stored.T] * (stored.T.shape == own.shape)
         if not any(torch.equal(own.cpu(), one.to(own.dtype)) for one in fitting):
             raise InputError(
-                f"the weight of {name_of(where)} in this model is not that of {path} in the run: this is another "
+                f"the weight of {name_of(at)} in this model is not that of {stem or path} in the run: this is another "
                 "model, or its weights were processed (folded). The run holds its target: al.spd.load_target(path)"
             )

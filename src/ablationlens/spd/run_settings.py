@@ -7,9 +7,9 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, cast
 
 from ablationlens.errors import InputError, StoreError
+from ablationlens.layout import IDENTITY
 from ablationlens.spd.functions import FUNCTIONS
 from ablationlens.spd.run_files import CONFIG
-from ablationlens.spd.run_state import IDENTITY
 from ablationlens.spd.sigmoids import SIGMOIDS
 
 DEFAULT_KIND, DEFAULT_HIDDEN, DEFAULT_SIGMOID = "vector_mlp", (8,), "leaky_hard"

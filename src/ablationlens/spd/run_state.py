@@ -13,11 +13,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ablationlens.errors import InputError, StoreError
+from ablationlens.layout import IDENTITY
 
 TARGET, COMPONENTS, FUNCTIONS = "target_model.", "_components.", "_ci_fns."
 GLOBAL = ("ci_fn._global_ci_fn.", "_global_ci_fn.")
-IDENTITY = "pre_identity"
-"""The module that goodfire-ai/spd inserts before another one, so that a map that changes nothing is decomposed too."""
 OLD_PREFIXES = {"patched_model.": TARGET, "_gates.": FUNCTIONS, "ci_fn._ci_fns.": FUNCTIONS}
 FACTORS = ("V", "U", "bias")
 

@@ -71,7 +71,9 @@ def load(path: str | PathLike[str], adapter: Adapter | None = None, *, skip: Seq
     which the latest step is read, or one such checkpoint beside its configuration, as trained by the PyTorch code of
     goodfire-ai/spd: layer-wise importance functions "mlp", "vector_mlp" and "shared_mlp", every sigmoid, and the names
     of older versions. Everything that shapes can tell is held against the configuration. A fused matrix, such as the
-    ``c_attn`` of GPT-2, is read as it is (``attn.qkv``), but no registry cuts one. No forward passes.
+    ``c_attn`` of GPT-2, is read as it is (``attn.qkv``), for hosts that have it as one. An identity that was inserted
+    before a module goes by the name of that module (``attn.q.pre_identity``), and the embedding of tokens is
+    ``embed``. No forward passes.
 
     Args:
         path: the file that `save` wrote; or the folder or checkpoint of a run.
@@ -80,7 +82,7 @@ def load(path: str | PathLike[str], adapter: Adapter | None = None, *, skip: Seq
             and in those of goodfire-ai/spd (``h.0.attn.q_proj``, ``transformer.h.0.attn.c_attn``,
             ``model.layers.0.self_attn.q_proj``); other models, such as toys, need it.
         skip: for runs: patterns of module paths whose components are left out, such as ``"wte"`` or
-            ``"*.pre_identity"``: embeddings and inserted identities are no modules that a registry can cut.
+            ``"*.pre_identity"``: embeddings of positions are no modules that a registry can cut.
 
     Returns:
         The decomposition, frozen, on the adapter's device if there is one. `provenance` of a run has its configuration,

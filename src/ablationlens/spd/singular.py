@@ -25,7 +25,8 @@ def svd(
 
     Args:
         adapter: the model.
-        modules: logical modules, such as ``["q", "mlp.in"]``; None: every linear module that is not fused.
+        modules: logical modules, such as ``["q", "mlp.in"]``, fused ones and identities included, ``["qkv"]`` and
+            ``["q.pre_identity"]``, and the token embedding, ``["embed"]``; None: every linear module that is not fused.
         rank: components of each module, from the largest singular value down.
         layers: layers to take; all by default.
 
@@ -35,20 +36,14 @@ def svd(
 
     Raises:
         UnknownNameError: for a layer or module that the model does not have.
-        InputError: if a module has no matrix, or fewer singular parts.
+        InputError: if a module has no matrix, or fewer singular parts, or is a part of another one.
     """
-    names = adapter.layout.select_names(modules)
     given: Any = [layers] if is_integer(layers) else layers
-    chosen = adapter.layout.select_layers(None if given is None else [int(layer) for layer in given])
+    chosen = None if given is None else [int(layer) for layer in given]
     count = int(rank) if is_integer(rank) else 0
     parts: dict[Where, Part] = {}
-    for module in adapter.layout.modules:
-        wanted = (not module.parts and module.operation == "linear") if names is None else module.name in names
-        if module.layer not in chosen or not wanted:
-            continue
+    for module in adapter.layout.decomposable(chosen, modules):
         where, most = (module.layer, module.name), min(module.rows, module.columns)
-        if module.operation != "linear":
-            raise InputError(f"{name_of(where)} is a convolution, which has no singular parts: name linear modules")
         if not 1 <= count <= most:
             raise InputError(
                 f"rank is a whole number from 1 to {most}, the parts that {name_of(where)} "
@@ -56,7 +51,5 @@ def svd(
             )
         factors = singular_parts(adapter.weight(*where), count)
         parts[where] = Part(factors.V, factors.U)
-    if not parts:
-        raise InputError(f"no module to decompose: this model has {', '.join(adapter.layout.names)}")
     provenance = {"from": "svd", "rank": count, "model": adapter.describe()}
     return Decomposition(parts, provenance=provenance).requires_grad_(False)

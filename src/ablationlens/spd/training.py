@@ -27,7 +27,7 @@ from ablationlens.provenance import packages
 from ablationlens.randomness import raw
 from ablationlens.spd.adversary import ascend, starting
 from ablationlens.spd.checkpoints import Progress, load_progress, save_progress
-from ablationlens.spd.decomposition import Decomposition, Importances, Part, Where
+from ablationlens.spd.decomposition import Decomposition, Importances, Part, Where, name_of
 from ablationlens.spd.divergence import Divergence, check_divergence, diverged
 from ablationlens.spd.forward import GatedModel, Runs, Target
 from ablationlens.spd.functions import importance_function
@@ -110,7 +110,10 @@ def train(
 
     Args:
         adapter: the model, which is not changed.
-        modules: logical modules, such as ``["q", "k", "v", "o"]``; None: every linear module that is not fused.
+        modules: logical modules, such as ``["q", "k", "v", "o"]``; None: every linear module that is not fused. Fused
+            matrices are named as wholes, ``["qkv"]``, and identities that are put before a module by it,
+            ``["q", "q.pre_identity"]``. The token embedding is ``["embed"]``; it counts to layer 0, and needs
+            ``importance="mlp"``.
         n_components: how many components a module gets, the same for all, or by logical name.
         data: the examples, of which every step draws `rows`; or a function from the step to its examples, which should
             depend on the step alone if the training is to be resumed.
@@ -146,6 +149,7 @@ def train(
         components, tuple(given), output, steps, importance, tuple(hidden), sigmoid, learning_rate, warmup, rows, seed
     )
     _check(recipe)
+    _check_embedding(adapter, recipe)
     path = None if checkpoint is None else Path(checkpoint)
     _check_call(adapter, data, path, every)
     with torch.inference_mode(False), torch.enable_grad():  # parameters that are made in inference mode cannot learn
@@ -337,23 +341,10 @@ def _components(
     adapter: Adapter, modules: Sequence[str] | str | None, n_components: int | Mapping[str, int], layers: Any
 ) -> dict[Where, int]:
     """The modules to decompose, and how many components each gets."""
-    names = adapter.layout.select_names(modules)
     given = [layers] if is_integer(layers) else layers
-    chosen = adapter.layout.select_layers(None if given is None else [int(layer) for layer in given])
-    found = [
-        module
-        for module in adapter.layout.modules
-        if module.layer in chosen
-        and (not module.parts and module.operation == "linear" if names is None else module.name in names)
-    ]
-    if not found:
-        raise InputError(f"no module to decompose: this model has {', '.join(adapter.layout.names)}")
-    counts: dict[Where, int] = {}
-    for module in found:
-        if module.parts or module.operation != "linear":
-            raise InputError(f"'{module.name}' is not a linear module of its own; name its parts, {module.parts}")
-        counts[module.layer, module.name] = _count(adapter, module.name, n_components)
-    return counts
+    chosen = None if given is None else [int(layer) for layer in given]
+    found = adapter.layout.decomposable(chosen, modules)
+    return {(module.layer, module.name): _count(adapter, module.name, n_components) for module in found}
 
 
 def _count(adapter: Adapter, name: str, n_components: int | Mapping[str, int]) -> int:
@@ -381,6 +372,16 @@ def _check(recipe: Recipe) -> None:
         raise InputError(f"warmup is a number of steps from 0; got {recipe.warmup!r}")
     if not 0 < recipe.learning_rate < float("inf"):
         raise InputError(f"learning_rate is above 0; got {recipe.learning_rate!r}")
+
+
+def _check_embedding(adapter: Adapter, recipe: Recipe) -> None:
+    """Importances of an embedding come from codes: it has no features that a function could read."""
+    for where in recipe.components:
+        if adapter.layout.module(*where).operation == "embedding" and recipe.importance != "mlp":
+            raise InputError(
+                f'{name_of(where)} is an embedding, whose importances come from its codes: importance="mlp"; got '
+                f"{recipe.importance!r}"
+            )
 
 
 def _check_call(adapter: Adapter, data: Any, checkpoint: Path | None, every: Any) -> None:
