@@ -30,6 +30,7 @@ from ablationlens.plots import (
     completeness,
     deletion_insertion,
     domain_held_out,
+    domain_scatter,
     domain_similarity,
     domain_weights,
     drift,
@@ -107,6 +108,23 @@ def _experiment_rows(one: AblationExperiment) -> pd.DataFrame:
     return table.assign(kl_se=pd.to_numeric(table["kl_se"]))  # None where there is one sample
 
 
+def _domain_modules(one: Domains) -> go.Figure | None:
+    """Mean weights by module, where there are several."""
+    modules = {part.site.module for part in next(iter(one.attributions.values())).registry.parts}
+    return domain_weights(one, "module") if len(modules) > 1 else None
+
+
+def _least_alike(one: Domains) -> go.Figure | None:
+    """The two domains that are least alike against each other, with the components that differ most."""
+    several = {name for name in one.names if one.attributions[name].weights.sizes["example"] > 1}
+    table = one.similarity().table()
+    pairs = table[(table["domain"] != table["other"]) & table["domain"].isin(several) & table["other"].isin(several)]
+    if not pairs["similarity"].notna().any():
+        return None
+    least = pairs.loc[pairs["similarity"].idxmin()]
+    return domain_scatter(one, str(least["domain"]), str(least["other"]))
+
+
 def _domain_held_out(one: Domains) -> go.Figure | None:
     return None if one.held_out is None else domain_held_out(one)
 
@@ -162,7 +180,10 @@ KINDS: dict[type, Kind] = {
         opens=opened,
     ),
     Domains: Kind(
-        "Do domains use the same parts?", (domain_similarity, domain_weights, _domain_held_out), of_domains, wide=True
+        "Do domains use the same parts?",
+        (domain_similarity, domain_weights, _domain_modules, _least_alike, _domain_held_out),
+        of_domains,
+        wide=True,
     ),
     Stability: Kind(
         "Would it come back with other examples, or other masks?",
