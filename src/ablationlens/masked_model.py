@@ -93,6 +93,11 @@ class MaskedModel:
             self.base if base is None else base,
         )
 
+    @property
+    def passes(self) -> int:
+        """Forward passes of the model that an output under one mask costs: 1, and with a base more for each sample."""
+        return 1 if self.base is None else self.base.samples * self.base.passes
+
     # -- one forward pass -----------------------------------------------------------------------------------------
 
     def __call__(self, mask: Tensor, data: Batch) -> Float[Tensor, " batch"]:

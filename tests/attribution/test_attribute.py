@@ -120,6 +120,35 @@ def test_the_budget_is_never_exceeded(heads: tuple[al.MaskedModel, al.Batch]) ->
                 assert np.isfinite(found.weights.values).all()
 
 
+def test_a_budget_pays_for_every_sample_of_a_base(torch_gpt2: Host) -> None:
+    decomposition = al.spd.svd(torch_gpt2.adapter, ["q", "v"], 2)
+    base = al.spd.Stochastic(decomposition, n_samples=4)
+    model = al.MaskedModel(torch_gpt2.adapter, decomposition.registry(torch_gpt2.adapter), output=scalar, base=base)
+    data, forwards = torch_gpt2.data(3), 0
+
+    def count(module: torch.nn.Module, given: tuple[torch.Tensor], options: dict[str, torch.Tensor]) -> None:
+        nonlocal forwards
+        forwards += len(given[0] if given else options["input_ids"])
+
+    hook = torch_gpt2.adapter.model.register_forward_pre_hook(count, with_kwargs=True)
+    few = al.attribute(model, data, alpha=0.3, budget=120, tolerance=None)
+    paths, forwards = forwards, 0
+    many = al.attribute(model, data, alpha=0.1, budget=400, tolerance=None)
+    hook.remove()
+    assert few.provenance["chosen"] == "path gradient" and many.provenance["chosen"] == "least squares"
+    # least squares has no gradients: all that it spends are forward passes
+    setting_up = 4 * len(data)  # importances, and looking whether every site fires
+    assert 0.9 * 400 * len(data) < forwards <= many.provenance["spent"] * len(data) + setting_up
+    assert many.provenance["spent"] <= 400
+    assert many.provenance["spent"] == 4 * (many.provenance["draws"] + 1)
+    # and a gradient is one forward pass and a backward pass, 3 together
+    draws = few.provenance["draws"]
+    assert paths + 4 * 2 * draws * len(data) <= few.provenance["spent"] * len(data) + setting_up
+    assert 100 < few.provenance["spent"] <= 120
+    with pytest.raises(al.InputError, match=r"costs 4 forward passes, so the budget is at least 40; got 39"):
+        al.attribute(model, data, alpha=0.3, budget=39)
+
+
 def test_where_it_stops_does_not_depend_on_the_batch_size(heads: tuple[al.MaskedModel, al.Batch]) -> None:
     model, data = heads
     settings = {"alpha": 0.25, "budget": 2000, "tolerance": 0.02}

@@ -70,7 +70,8 @@ def attribute(
         model: the masked model; its output must be differentiable.
         data: the examples.
         alpha: share of components that is ablated on average.
-        budget: what may be spent, in forward passes of the whole data; a gradient counts 3.
+        budget: what may be spent, in forward passes of the whole data; a gradient counts 3, and under a base each
+            pass counts as many as it has samples, and the search of a PGD that is run again (`MaskedModel.passes`).
         tolerance: the loss of correlation on held-out ablations at which to stop; None spends the whole budget.
         seed: draw i depends on (seed, i) alone.
         rows: rows of one pass; chosen if not given.
@@ -89,19 +90,28 @@ def attribute(
     seed, alpha = integer("seed", seed), Paths(components, alpha, 1).alpha
     if budget < SMALLEST_BUDGET:
         raise InputError(f"budget is a number of forward passes, at least {SMALLEST_BUDGET}; got {budget}")
+    each = model.passes
+    if budget < SMALLEST_BUDGET * each:
+        raise InputError(
+            f"a pass under this base costs {each:,} forward passes, so the budget is at least "
+            f"{SMALLEST_BUDGET * each:,}; got {budget:,}"
+        )
     if tolerance is not None and not (isinstance(tolerance, SupportsFloat) and 0 < float(tolerance) < 1):
         raise InputError(f"tolerance is a loss of correlation between 0 and 1, or None; got {tolerance!r}")
-    chosen = choose(components, alpha, budget)
+    affordable = budget // each
+    chosen = choose(components, alpha, affordable)
     spending = _paths if chosen == "path gradient" else _regression
-    announce(f"attribute: {chosen} for {components:,} components, at most {budget:,} forward passes")
+    under = "" if each == 1 else f", {each:,} for each pass under the base"
+    announce(f"attribute: {chosen} for {components:,} components, at most {budget:,} forward passes{under}")
     state: _Round | None = None
-    for state in spending(model, data, alpha, budget, tolerance, seed, rows, show_bar):
+    for state in spending(model, data, alpha, affordable, tolerance, seed, rows, show_bar):
         if tolerance is not None and state.loss < tolerance:
             break
     assert state is not None
-    early = state.spent + GRADIENT_COST < budget and tolerance is not None and state.loss < tolerance
+    spent = state.spent * each
+    early = state.spent + GRADIENT_COST < affordable and tolerance is not None and state.loss < tolerance
     announce(
-        f"attribute: spent {state.spent:,} of {budget:,} forward passes{' (stopped early)' if early else ''}; "
+        f"attribute: spent {spent:,} of {budget:,} forward passes{' (stopped early)' if early else ''}; "
         f"expected loss of correlation from sampling {state.loss:.4f}"
     )
     return attribution(
@@ -115,7 +125,7 @@ def attribute(
             "chosen": chosen,
             "alpha": float(alpha),
             "budget": budget,
-            "spent": state.spent,
+            "spent": spent,
             "draws": state.draws,
             "seed": seed,
             "tolerance": None if tolerance is None else float(tolerance),
@@ -139,7 +149,7 @@ def choose(components: int, alpha: float, budget: int) -> Method:
 
 @dataclass(frozen=True)
 class _Round:
-    """What is known after a round."""
+    """What is known after a round; `spent` is in passes under masks."""
 
     weights: Float64[np.ndarray, "example component"]
     bias: Float64[np.ndarray, " example"]

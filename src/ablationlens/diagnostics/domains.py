@@ -220,6 +220,7 @@ def domains(
     fitting = Fitting(method, draws_for(method, components, draws), seed, rows, show_bar)
     check_draws(fitting.draws, 1)
     cost = state_cost(
+        model,
         "domains",
         {
             f"fits of {examples:,} examples": fitting.rows_of(components, examples, 1),

@@ -132,7 +132,7 @@ def stability(
     costs = [fitting.rows_of(components, examples, seeds, size) for size in sizes]
     known = [each for each in costs if each is not None]
     part = f"{seeds} fits each of {', '.join(f'{size:,}' for size in sizes)} draws"
-    cost = state_cost("stability", {part: sum(known) if len(known) == len(costs) else None})
+    cost = state_cost(model, "stability", {part: sum(known) if len(known) == len(costs) else None})
     rows_of_frame: list[dict[str, Any]] = []
     rows_of_summary: list[dict[str, Any]] = []
     provenance: dict[str, Any] = {}

@@ -10,21 +10,40 @@ from hypothesis import strategies as st
 
 import ablationlens as al
 from ablationlens.evaluate.studies.cost import check_draws, check_masks, check_named, distinct, state_cost, usable
+from tests.conftest import Host
 
 
-def test_known_costs_are_added_up(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def model(torch_gpt2: Host) -> al.MaskedModel:
+    return al.MaskedModel(torch_gpt2.adapter, torch_gpt2.registry("head"))
+
+
+def test_known_costs_are_added_up(model: al.MaskedModel, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="ablationlens"):
-        cost = state_cost("fit alpha", {"2 fits": 3000, "100 held-out masks": 400})
+        cost = state_cost(model, "fit alpha", {"2 fits": 3000, "100 held-out masks": 400})
     assert cost == {"parts": {"2 fits": 3000, "100 held-out masks": 400}, "forward_rows": 3400}
     assert "study of the fit alpha: 2 fits (3,000) + 100 held-out masks (400) = 3,400 forward rows" in caplog.text
     assert "a gradient counted as 3" in caplog.text
 
 
-def test_an_unknown_cost_is_said_to_be(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_cost_is_said_to_be(model: al.MaskedModel, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="ablationlens"):
-        cost = state_cost("domains", {"fits": None, "masks": 400})
+        cost = state_cost(model, "domains", {"fits": None, "masks": 400})
     assert cost == {"parts": {"fits": None, "masks": 400}, "forward_rows": None}
     assert "fits (cost unknown) + masks (400) = at least 400 forward rows" in caplog.text
+
+
+def test_a_base_costs_its_samples_and_what_it_searches(torch_gpt2: Host) -> None:
+    decomposition = al.spd.svd(torch_gpt2.adapter, ["q"], 2)
+    registry = decomposition.registry(torch_gpt2.adapter)
+    for base, each in (
+        (al.spd.Deterministic(decomposition), 1),
+        (al.spd.Stochastic(decomposition, n_samples=4), 4),
+        (al.spd.PGD(decomposition, steps=5, reoptimise=True, reoptimise_steps=2), 3 * 2 + 2),
+    ):
+        model = al.MaskedModel(torch_gpt2.adapter, registry, base=base)
+        cost = state_cost(model, "domains", {"fits": 300, "masks": 400})
+        assert cost == {"parts": {"fits": 300 * each, "masks": 400 * each}, "forward_rows": 700 * each}
 
 
 @given(components=st.integers(2, 3000), alpha=st.floats(0.001, 0.999))

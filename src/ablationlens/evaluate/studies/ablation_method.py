@@ -75,6 +75,7 @@ def ablation_method(
     fitting = Fitting(method, fit_draws, seed, rows, show_bar)
     components, examples, count = len(model.registry), len(data), len(ablations)
     cost = state_cost(
+        model,
         "ablation method",
         {
             f"{count} fits": fitting.rows_of(components, examples, count),

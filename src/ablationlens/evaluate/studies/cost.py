@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 
 from ablationlens.errors import InputError
+from ablationlens.masked_model import MaskedModel
 from ablationlens.masks.designs import random_design
 from ablationlens.progress import announce
 
 
-def state_cost(study: str, parts: Mapping[str, int | None]) -> dict[str, Any]:
+def state_cost(model: MaskedModel, study: str, parts: Mapping[str, int | None]) -> dict[str, Any]:
     """Log what a study will cost, in forward rows (a gradient counts 3), and return it for its provenance.
 
     Args:
+        model: what is studied; with a base each row under a mask costs several (`MaskedModel.passes`).
         study: its name.
-        parts: what it consists of -> forward rows; None where they are not known.
+        parts: what it consists of -> rows under masks; None where they are not known.
     """
+    parts = {part: None if rows is None else rows * model.passes for part, rows in parts.items()}
     known = [rows for rows in parts.values() if rows is not None]
     total = sum(known) if len(known) == len(parts) else None
     texts = [f"{part} ({'cost unknown' if rows is None else f'{rows:,}'})" for part, rows in parts.items()]

@@ -72,6 +72,7 @@ def fit_alpha(
     fitting = Fitting(method, fit_draws, seed, rows, show_bar)
     fitting.check_varies("alpha")
     cost = state_cost(
+        model,
         "fit alpha",
         {
             f"{len(fitted_at)} fits": fitting.rows_of(components, examples, len(fitted_at)),

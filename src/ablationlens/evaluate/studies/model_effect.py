@@ -102,7 +102,7 @@ def model_effect(
         measured["correct"] = model.having(output=Accuracy())
     designs = {alpha: random_design("bernoulli", components, alpha, draws, seed, STREAM) for alpha in ablated}
     count = len(measured) * (len(ablated) * draws + 1)  # 1 with everything kept
-    cost = state_cost("model under ablation", {f"{count:,} masks": count * examples})
+    cost = state_cost(model, "model under ablation", {f"{count:,} masks": count * examples})
     names = list(data.names())
     whole = {name: kept_outputs(one, data)[None] for name, one in measured.items()}
     full = whole["output"][0]

@@ -69,6 +69,7 @@ def out_of_distribution(
     fitting = Fitting(method, fit_draws, seed, rows, show_bar)
     components, examples = len(model.registry), sum(len(batch) for batch in data.values())
     cost = state_cost(
+        model,
         "domains",
         {
             f"fits of {examples:,} examples": fitting.rows_of(components, examples, 1),

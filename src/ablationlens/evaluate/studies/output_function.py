@@ -76,6 +76,7 @@ def output_function(
     fitting = Fitting(method, fit_draws, seed, rows, show_bar)
     components, examples, count = len(model.registry), len(data), len(models)
     cost = state_cost(
+        model,
         "output function",
         {
             f"{count} fits": fitting.rows_of(components, examples, count),

@@ -80,6 +80,7 @@ def sample_size(
     costs = [fitting.rows_of(components, examples, 1, size) for size in (*sizes, sizes[-1])]
     known = [each for each in costs if each is not None]
     cost = state_cost(
+        model,
         "sample size",
         {
             f"{len(sizes)} fits and a full sample": sum(known) if len(known) == len(costs) else None,
