@@ -25,6 +25,7 @@ from ablationlens.registry import Registry
 from ablationlens.sites import RankOne, Tap
 from ablationlens.spd.functions import ImportanceFunction
 from ablationlens.spd.sigmoids import sigmoid as sigmoid_of
+from ablationlens.spd.signature import signature, warn_of_other_weights
 
 Where: TypeAlias = tuple[int, str]
 """Layer and logical module, such as ``(1, "attn.q")``, a fused one, ``(1, "attn.qkv")``, an identity that is put
@@ -173,7 +174,8 @@ class Decomposition(nn.Module):
     def weights(self, adapter: Adapter) -> dict[Where, Float[Tensor, "out in"]]:
         """The model's own weights of the decomposed modules.
 
-        That of an inserted identity is the identity matrix.
+        That of an inserted identity is the identity matrix. A warning says, once for each model, where they are not
+        those that the components were made of.
 
         Raises:
             InputError: if a module is missing, or has another shape, or is a part of another one.
@@ -190,7 +192,22 @@ class Decomposition(nn.Module):
                     f"{part.U.shape[1]} x {part.V.shape[0]}: this decomposition is of another model"
                 )
             found[where] = weight
+        made_of = self.provenance.get("weights", {})
+        warn_of_other_weights(self, adapter, {name_of(where): weight for where, weight in found.items()}, made_of)
         return found
+
+    def made_of(self, adapter: Adapter) -> Decomposition:
+        """Keep signatures of a model's weights in the provenance: elsewhere a warning says that it is another model.
+
+        Training, `svd`, and `load` of a run with an adapter do so by themselves.
+
+        Raises:
+            InputError: if the model has no such modules, or of other shapes.
+        """
+        self.provenance["weights"] = {
+            name_of(where): signature(weight) for where, weight in self.weights(adapter).items()
+        }
+        return self
 
     def reconstruction(self, adapter: Adapter) -> pd.DataFrame:
         """How well the components, without the remainders, give the weights back: a row for each module.

@@ -50,7 +50,7 @@ def load_run(path: Path, adapter: Adapter | None, *, skip: Sequence[str] = ()) -
     }
     kept: dict[Where, Part] = {where: parts[module] for module, where in places.items()}
     decomposition = Decomposition(kept, sigmoid=settings.sigmoid, provenance=provenance)
-    return decomposition if adapter is None else decomposition.to(adapter.device)
+    return decomposition if adapter is None else decomposition.to(adapter.device).made_of(adapter)
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------

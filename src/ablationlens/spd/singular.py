@@ -52,4 +52,4 @@ def svd(
         factors = singular_parts(adapter.weight(*where), count)
         parts[where] = Part(factors.V, factors.U)
     provenance = {"from": "svd", "rank": count, "model": adapter.describe()}
-    return Decomposition(parts, provenance=provenance).requires_grad_(False)
+    return Decomposition(parts, provenance=provenance).requires_grad_(False).made_of(adapter)

@@ -166,7 +166,7 @@ def train(
         "seconds": round(training.seconds, 1),
         "history": training.history,
     }
-    return decomposition
+    return decomposition.made_of(adapter)
 
 
 def begin(adapter: Adapter, recipe: Recipe) -> Decomposition:
