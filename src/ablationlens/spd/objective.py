@@ -12,10 +12,10 @@ from ablationlens.data import Batch
 from ablationlens.errors import InputError
 from ablationlens.outputs import Output, as_output
 from ablationlens.sites import Pattern, Tap
-from ablationlens.spd.divergence import DIVERGENCES, check_divergence, diverged
+from ablationlens.spd.divergence import DIVERGENCES, Divergence, check_divergence, diverged
 
-Objective: TypeAlias = str | Output | Callable[..., Tensor]
-"""A `Divergence` by its name, or what `MaskedModel(output=...)` takes."""
+Objective: TypeAlias = Divergence | Output | Callable[..., Tensor]
+"""A divergence by its name, or what `MaskedModel(output=...)` takes."""
 
 
 class Aim:
@@ -33,15 +33,18 @@ class Aim:
     """
 
     def __init__(self, objective: Objective) -> None:
-        if isinstance(objective, str):
+        self._divergence: Divergence | None = None
+        self._output: Output | None = None
+        if isinstance(objective, Output) or (callable(objective) and not isinstance(objective, type)):
+            self._output = as_output(objective)
+        elif isinstance(objective, str):
             check_divergence(objective)
-        elif isinstance(objective, type) or not callable(objective):
+            self._divergence = objective
+        else:
             raise InputError(
                 f"output is one of {', '.join(DIVERGENCES)}, or what is to become large: an output such as "
                 f"al.KL(), or a function of logits and batch; got {objective!r}"
             )
-        self._name = objective if isinstance(objective, str) else None
-        self._output = None if isinstance(objective, str) else as_output(objective)
 
     @property
     def taps(self) -> tuple[Tap | Pattern, ...]:
@@ -49,7 +52,7 @@ class Aim:
 
     def describe(self) -> Any:
         """What it is, JSON-able."""
-        return self._name if self._output is None else self._output.describe()
+        return self._divergence if self._output is None else self._output.describe()
 
     def __call__(
         self,
@@ -66,6 +69,7 @@ class Aim:
             batch: the rows' inputs, labels and scored positions.
             seen: what the taps show in the pass.
         """
-        if self._output is not None:
-            return self._output.score(logits, batch, target, seen)
-        return diverged(logits, target, batch, "kl" if self._name == "kl" else "mse")
+        if self._divergence is not None:
+            return diverged(logits, target, batch, self._divergence)
+        assert self._output is not None
+        return self._output.score(logits, batch, target, seen)
