@@ -201,6 +201,19 @@ def test_spd_requirement_14_the_worst_of_several_starts_is_at_least_each(torch_g
     assert torch.equal(together.loss, together.trace.max(0).values)
 
 
+def test_spd_requirement_14_sources_of_each_row_that_begin_as_the_worst_shared_ones_are_no_better(
+    torch_gpt2: Host,
+) -> None:
+    """What all rows share is one choice of what each may have of its own."""
+    decomposition, data = decomposed(torch_gpt2), torch_gpt2.data(4)
+    shared = PGD(decomposition, 5, 0.2, scope="shared").search(torch_gpt2.adapter, data)
+    own = PGD(decomposition, 3, 0.2).search(torch_gpt2.adapter, data, begin=shared.sources)
+    assert torch.allclose(own.trace[0], shared.loss, atol=1e-5)
+    assert bool((own.loss >= own.trace[0]).all())
+    assert float(own.loss.sum()) > float(shared.loss.sum()) + 1e-3
+    assert own.sources[0, "attn.q"].shape == (4, 7, COUNT + 1)
+
+
 def test_spd_requirement_16_the_loss_that_is_reported_is_that_of_the_gates(torch_gpt2: Host) -> None:
     decomposition, data = decomposed(torch_gpt2), torch_gpt2.data(4)
     base = PGD(decomposition, 3, 0.2)
@@ -233,6 +246,29 @@ def test_spd_requirement_28_searching_leaves_no_gradients_in_any_context(gpt2: H
     assert torch.equal(outside, inside)
     assert all(parameter.grad is None for parameter in decomposition.parameters())
     assert all(parameter.grad is None for parameter in models.module_in(gpt2.adapter.model).parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_spd_requirement_28_small_dtypes_have_gates_and_divergences_in_float32(dtype: torch.dtype) -> None:
+    host = host_of("torch", "llama")
+    adapter = al.adapt(copy.deepcopy(host.reference).to(dtype))
+    decomposition, data = decomposed(host), host.data(3)
+    base = PGD(decomposition, 3, 0.2)
+    with torch.no_grad():
+        found = base.search(adapter, data)
+    assert found.loss.dtype == found.trace.dtype == torch.float32
+    assert all(one.dtype == torch.float32 for one in found.sources.values())
+    assert all(own.parts.dtype == torch.float32 for own in base.module_gates(adapter, data).values())
+    assert bool((found.loss > found.trace[0] + 1e-2).all())
+    model = al.MaskedModel(adapter, decomposition.registry(adapter), output=al.KL(), base=base)
+    logits = model.logits(model.mask(), data)
+    assert logits.dtype == dtype
+    clean = models.logits_of(adapter.model, host.inputs(3))
+    kl = torch.distributions.kl_divergence(
+        *(torch.distributions.Categorical(logits=one.double()) for one in (clean, logits))
+    ).mean(1)
+    assert torch.allclose(found.loss.double(), kl, rtol=1e-5)  # in bfloat16 it would be 1e-2 off
+    assert all(parameter.grad is None for parameter in [*adapter.model.parameters(), *decomposition.parameters()])
 
 
 def test_every_method_takes_a_base(torch_gpt2: Host) -> None:

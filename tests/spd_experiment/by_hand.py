@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
+from torch.nn import functional
 
 from ablationlens.spd import Decomposition
 from tests import models
-from tests.spd.small import _Gated
+from tests.spd.small import _Gated, matrix_of, module_before
 
 SIZE = models.WIDTH // models.HEADS
 ByHand = Mapping[Any, tuple[Tensor, Tensor]]
@@ -39,15 +40,22 @@ def run(
     """Logits, [example, position, class], and attention patterns, [example, layer, head, query, key]."""
     own, out = copy.deepcopy(model), out or Out()
     own.set_attn_implementation("eager")
-    for layer, head in out.heads:
+    for where, (kept, remainder) in gates.items():
+        part = decomposition[where]
+        if where == (0, "embed"):
+            own.get_input_embeddings().register_forward_hook(_looked_up(part, kept, remainder))
+            continue
+        stem = module_before(where[1])
+        module, rows = models.module_of(own, where[0], stem or where[1])
+        weight, bias = (None if one is None else one.double() for one in matrix_of(own, *where))
+        gated = _Gated(weight, bias, part.V.double(), part.U.double(), kept.double(), remainder.double(), rows)
+        if stem is None:
+            module.register_forward_hook(gated.instead)
+        else:
+            module.register_forward_pre_hook(gated.before)
+    for layer, head in out.heads:  # columns of attn.o: after an identity that stands before it
         module, _ = models.module_of(own, layer, "attn.o")
         module.register_forward_pre_hook(_silence(head, out.positions))
-    for where, (kept, remainder) in gates.items():
-        module, rows = models.module_of(own, *where)
-        weight, bias = (None if one is None else one.double() for one in models.part(own, *where))
-        part = decomposition[where]
-        gated = _Gated(weight, bias, part.V.double(), part.U.double(), kept.double(), remainder.double(), rows)
-        module.register_forward_hook(gated.instead)
     for where, index, features in out.slices:
         module, rows = models.module_of(own, *where)
         part, kept = decomposition[where], gates[where][0]
@@ -55,6 +63,17 @@ def run(
     inputs = inputs if isinstance(inputs, dict) else {"input_ids": inputs}
     found = own(**inputs, output_attentions=True)
     return found.logits, torch.stack(found.attentions, 1)
+
+
+def _looked_up(part: Any, kept: Tensor, remainder: Tensor) -> Any:
+    """An embedding as gated components, its rows looked up."""
+
+    def after(module: Any, args: Any, _: Any) -> Tensor:
+        V, U, table = part.V.double(), part.U.double(), module.weight.double()
+        parts = (functional.embedding(args[0], V) * kept.double()) @ U
+        return (parts + remainder.double() * functional.embedding(args[0], table - V @ U)).to(module.weight)
+
+    return after
 
 
 def _silence(head: int, positions: Any) -> Any:

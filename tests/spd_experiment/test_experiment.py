@@ -490,7 +490,13 @@ def test_spd_requirement_30_a_result_holds_what_is_needed_to_repeat_it(torch_gpt
     found = experiment(torch_gpt2, ablate, data, modes=modes, free={"freed": name}, positions=-1, patterns="first")
     kept = found.provenance
     assert kept["model"] == torch_gpt2.adapter.describe()
-    assert kept["decomposition"] == {"fingerprint": decomposition.fingerprint, "sigmoid": "leaky_hard"}
+    assert kept["decomposition"] == {
+        "fingerprint": decomposition.fingerprint,
+        "sigmoid": "leaky_hard",
+        "functions": {"L0.attn.q": "vector_mlp", "L0.attn.v": "vector_mlp", "L1.attn.o": "vector_mlp"}
+        | {"L1.mlp.out": "vector_mlp"},
+    }
+    assert (kept["patterns"], kept["layers"], kept["gaps"]) == ("first", None, "whole")
     assert kept["modes"]["binomial"] == {
         **modes["binomial"].describe(),
         "baseline": "stochastic, remainders masked too",

@@ -68,6 +68,7 @@ def ascend(
     ascent: Ascent,
     *,
     fixed: Mapping[Where, Sequence[int]] | None = None,
+    reaches_all: bool = True,
 ) -> Found:
     """Sources that make the loss as large as the steps allow; the best that was met is kept, not the last.
 
@@ -78,6 +79,7 @@ def ascend(
         start: sources to begin with: [example, *position, C + 1], or [1, ..., C + 1] for a scope of "shared".
         ascent: how.
         fixed: columns of each module whose sources stay what they are.
+        reaches_all: whether the loss depends on every module, as one of the logits does; an error tells if it does not.
 
     Returns:
         The sources, without a graph. Gradients of parameters are not touched.
@@ -91,7 +93,8 @@ def ascend(
         with torch.inference_mode(False), torch.set_grad_enabled(not last):
             moved = {where: one.clone().requires_grad_(not last) for where, one in sources.items()}
             loss = loss_of(moved)
-            slopes = () if last else torch.autograd.grad(loss.sum(), list(moved.values()))
+            every = list(moved.values())
+            slopes = () if last else torch.autograd.grad(loss.sum(), every, materialize_grads=not reaches_all)
         now = loss.detach()
         trace.append(now.cpu())
         best, highest = _better(sources, now, best, highest, ascent.scope)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ablationlens.adapters.base import Adapter, Place, Placed
-from ablationlens.adapters.watch import Watch
+from ablationlens.adapters.watch import Watch, Watched
 from ablationlens.data import Batch
 from ablationlens.edits import LowRank
 from ablationlens.kinds import rank_one_taps
@@ -56,10 +56,12 @@ class Runs(NamedTuple):
     Attributes:
         target: the unmodified model.
         gated: the model under gates; modules that are not named stay as they are.
+        seen: what the last pass showed at taps.
     """
 
     target: Callable[[Batch], Target]
     gated: Callable[[Batch, Mapping[Where, Gates]], Tensor]
+    seen: Mapping[Watched, Tensor]
 
 
 class GatedModel:
@@ -68,15 +70,16 @@ class GatedModel:
     Args:
         adapter: the model.
         decomposition: of its modules.
+        also: taps to be seen of each pass, beside the inputs of the modules.
 
     Raises:
         InputError: if the decomposition is of another model.
         AdapterError: if a module never fires, or more than once.
     """
 
-    def __init__(self, adapter: Adapter, decomposition: Decomposition) -> None:
+    def __init__(self, adapter: Adapter, decomposition: Decomposition, *, also: Iterable[Watched] = ()) -> None:
         decomposition.weights(adapter)
-        self.adapter, self.decomposition = adapter, decomposition
+        self.adapter, self.decomposition, self._also = adapter, decomposition, tuple(also)
         self._taps = read_taps(decomposition, adapter)
         self._sites = {where: self._site(where) for where in decomposition.places}
 
@@ -93,7 +96,7 @@ class GatedModel:
 
         Gradients reach gates and factors, never the model's own parameters.
         """
-        watch = Watch(self._taps.values())
+        watch = Watch((*self._taps.values(), *self._also))
         with self.adapter.session(watch) as run:
 
             def target(batch: Batch) -> Target:
@@ -111,7 +114,7 @@ class GatedModel:
                 laid = laid or bool(gates)
                 return run(batch, self._edits(gates))
 
-            yield Runs(target, gated)
+            yield Runs(target, gated, watch.seen)
 
     def _whole(self) -> dict[Where, Gates]:
         """Everything kept."""

@@ -32,8 +32,9 @@ from ablationlens.registry import Part, Registry
 from ablationlens.sites import RankOne
 from ablationlens.spd.adversary import STARTS, Ascent, Found, Scope, Start, ascend
 from ablationlens.spd.decomposition import Decomposition, Where, name_of
-from ablationlens.spd.divergence import Divergence, check_divergence, diverged
 from ablationlens.spd.forward import GatedModel, Gates
+from ablationlens.spd.given import check_given, check_range, importances_at, sources_at
+from ablationlens.spd.objective import Aim, Objective
 from ablationlens.spd.sources import Sampling, Sources, check_sampling, gates_of
 from ablationlens.spd.warm_start import WarmStart
 
@@ -85,7 +86,21 @@ class Mode(Base):
         return self.gates_with(importances, self.sources(adapter, data, importances, sample))
 
     def gates_with(self, importances: Mapping[Where, Tensor], sources: Mapping[Where, Tensor]) -> dict[Where, Gates]:
-        """Gates of the components of each module, and of its remainder, for importances and sources."""
+        """Gates of the components of each module, and of its remainder, for importances and sources.
+
+        Args:
+            importances: of each module, [example, *position, C] or [1, ..., C].
+            sources: of each module, [example, *position, C + 1], the remainder's last, or [1, ..., C + 1].
+
+        Raises:
+            InputError: for another shape, or numbers outside [0, 1].
+        """
+        check_range(importances, "importances")
+        check_range(sources, "sources")
+        return self._gates_with(importances, sources)
+
+    def _gates_with(self, importances: Mapping[Where, Tensor], sources: Mapping[Where, Tensor]) -> dict[Where, Gates]:
+        """The same, without a look at the numbers."""
         gates = gates_of(importances, sources)
         return {where: Gates(own.parts.clamp(0, 1), self._remainder(own.remainder)) for where, own in gates.items()}
 
@@ -225,15 +240,19 @@ class PGD(Mode):
         starts: where it begins, the worst of all being kept: "random", the sources of `Stochastic` with this seed (a
             second "random" those of its second sample), "ones" or "zeros".
         scope: "example", sources for every position of every example; "shared", the same for all.
-        output: what is made as different from the unmodified model's as can be: "kl" of predictions, or "mse".
+        output: what is made as large as can be: "kl", of the unmodified model's predictions and these, or "mse", over
+            all real positions; or any output, such as ``al.KL()``, which is of scored positions, or a function of
+            logits and batch. For what is to become small, give its negative: ``lambda logits, batch:
+            -al.Margin()(logits, batch)``.
         seed: of random starts.
         remainder: "source", its gate is part of the ascent; "kept" or "dropped".
         reoptimise: let the ascent go on under each mask.
         reoptimise_steps: of that ascent; as many as `steps` if not given.
 
     Raises:
-        InputError: if something is out of range, or `reoptimise` is asked for with a scope of "shared": sources that
-            all examples share would have to be found over all of them under each mask.
+        InputError: if something is out of range, or `reoptimise` is asked for with a scope of "shared" (sources that
+            all examples share would have to be found over all of them under each mask) or with an output of
+            activations.
     """
 
     def __init__(
@@ -244,7 +263,7 @@ class PGD(Mode):
         *,
         starts: Start | Sequence[Start] = "random",
         scope: Scope = "example",
-        output: Divergence = "kl",
+        output: Objective = "kl",
         seed: int = 0,
         remainder: Remainder = "source",
         reoptimise: bool = False,
@@ -257,8 +276,13 @@ class PGD(Mode):
         _check_seed(seed)
         if not self.starts or any(start not in STARTS for start in self.starts):
             raise InputError(f"starts are {', '.join(STARTS)}; got {starts!r}")
-        check_divergence(output)
-        self.output: Divergence = output
+        self.aim = Aim(output)
+        if self.again is not None and self.aim.taps:
+            read = ", ".join(map(str, self.aim.taps))
+            raise InputError(
+                f"an ascent under each mask sees logits alone, and this output reads {read}: leave reoptimise out, or "
+                "give an output of logits"
+            )
         self.seed = seed
 
     def _settings(self) -> dict[str, Any]:
@@ -267,7 +291,7 @@ class PGD(Mode):
             "step_size": self.ascent.step_size,
             "starts": list(self.starts),
             "scope": self.ascent.scope,
-            "output": self.output,
+            "output": self.aim.describe(),
             "seed": self.seed,
             **super()._settings(),
             **({} if self.again is None else {"reoptimise": True, "reoptimise_steps": self.again.steps}),
@@ -288,10 +312,10 @@ class PGD(Mode):
         self._warn_if_rising(adapter, data, importances, sources)
 
         def laid_out(lower: Mapping[Where, Tensor], sources: Mapping[Where, Tensor]) -> Tensor:
-            return self._laid_out(registry, parts, self.gates_with(lower, sources))
+            return self._laid_out(registry, parts, self._gates_with(lower, sources))
 
         here, begin = ({at: one.to(adapter.device) for at, one in held.items()} for held in (importances, sources))
-        return laid_out(importances, sources)[None], WarmStart(here, begin, laid_out, self.again, self.output)
+        return laid_out(importances, sources)[None], WarmStart(here, begin, laid_out, self.again, self.aim)
 
     def _warn_if_rising(
         self, adapter: Adapter, data: Batch, importances: Mapping[Where, Tensor], sources: Mapping[Where, Tensor]
@@ -299,7 +323,7 @@ class PGD(Mode):
         """Say so where more steps do more harm with nothing ablated, at the cost of one mask."""
         trace = self.search(adapter, data, importances, begin=sources, ascent=self.again).trace.double()
         before, after = float(trace[0].mean()), float(trace.max(0).values.mean())
-        if after > before * (1 + RISE):
+        if after > before + RISE * abs(before):
             log.warning(
                 "PGD: with nothing ablated, %d more steps raise the mean loss from %.4g to %.4g, and so much of every "
                 "effect is not the ablation's; give the baseline more than steps=%d, with reoptimise_steps=%d",
@@ -332,18 +356,26 @@ class PGD(Mode):
         Args:
             adapter: the model.
             data: the examples.
-            importances: of the components, if they are known.
-            begin: sources to begin with, in place of the starts.
+            importances: of the components of each module, if they are known: [example, *position, C], or [1, ..., C]
+                for all rows alike.
+            begin: sources to begin with, in place of the starts: [example, *position, C + 1], or [1, ..., C + 1], from
+                which those of a scope of "example" then part.
             moving: with `begin`, True for the sources that the ascent may change; all by default.
             kept: what the gates are multiplied by, 0 for what is ablated throughout; all are kept by default.
             ascent: in place of the mode's own, of the same scope.
 
         Returns:
             The worst of all starts: for each example, or over all for a scope of "shared". On the CPU.
+
+        Raises:
+            InputError: for importances or sources of another model or shape, or outside [0, 1].
         """
         ascent = self.ascent if ascent is None else ascent
+        for given, what in ((importances, "importances"), (begin, "sources")):
+            if given is not None:
+                check_given(given, what, self.decomposition, len(data))
         known = self.decomposition.importances(adapter, data) if importances is None else importances
-        model = GatedModel(adapter, self.decomposition)
+        model = GatedModel(adapter, self.decomposition, also=self.aim.taps)
         here = data.to(adapter.device)
         size = len(data)
         if self.ascent.scope == "example":
@@ -352,15 +384,16 @@ class PGD(Mode):
         with torch.inference_mode(False), torch.enable_grad(), model.session() as runs:
             for index in torch.arange(len(data)).split(size):
                 batch = here.take(index)
-                lower = {where: one[index].to(adapter.device) for where, one in known.items()}
+                target, inputs = runs.target(batch)
+                lower = importances_at(self.decomposition, known, index, inputs)
                 off = (
                     None
                     if kept is None
                     else {at: Gates(*(_rows_of(one, index, adapter) for one in own)) for at, own in kept.items()}
                 )
                 free = None if moving is None else {at: _rows_of(one, index, adapter) for at, one in moving.items()}
-                first = {} if begin is None else {at: _rows_of(one, index, adapter) for at, one in begin.items()}
-                target = runs.target(batch).logits
+                shared = self.ascent.scope == "shared"
+                first = {} if begin is None else sources_at(begin, index, lower, shared=shared)
 
                 def loss_of(
                     sources: Sources,
@@ -382,13 +415,11 @@ class PGD(Mode):
                             at: Gates(own.parts * off[at].parts, own.remainder * off[at].remainder)
                             for at, own in gates.items()
                         }
-                    return diverged(runs.gated(batch, gates), target, batch, self.output)
+                    return self.aim(runs.gated(batch, gates), target, batch, runs.seen)
 
-                starts = self._begun(known, index) if begin is None else [first]
-                found = [
-                    ascend(loss_of, {at: one.to(adapter.device) for at, one in start.items()}, ascent)
-                    for start in starts
-                ]
+                starts = self._begun(lower, index) if begin is None else [first]
+                begun = [{at: one.to(adapter.device) for at, one in start.items()} for start in starts]
+                found = [ascend(loss_of, one, ascent, reaches_all=not self.aim.taps) for one in begun]
                 chunks.append(_worst(found, self.ascent.scope))
         return _joined(chunks)
 

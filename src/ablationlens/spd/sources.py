@@ -18,6 +18,7 @@ from torch import Tensor
 from ablationlens.errors import InputError
 from ablationlens.spd.decomposition import Where
 from ablationlens.spd.forward import Gates
+from ablationlens.spd.given import check_sources
 
 Sampling: TypeAlias = Literal["continuous", "binomial"]
 SAMPLINGS: tuple[Sampling, ...] = ("continuous", "binomial")
@@ -42,10 +43,15 @@ def random_sources(
 def gates_of(
     importances: Mapping[Where, Float[Tensor, "*rows C"]], sources: Mapping[Where, Tensor], *, remainder: bool = True
 ) -> dict[Where, Gates]:
-    """The gates that sources make of importances; without `remainder` the remainders are left out, at gate 0."""
+    """The gates that sources make of importances; without `remainder` the remainders are left out, at gate 0.
+
+    Raises:
+        InputError: for sources of another shape than that of every row, or [1, ..., C + 1].
+    """
     gates: dict[Where, Gates] = {}
     for where, lower in importances.items():
         source = sources[where]
+        check_sources(source, lower, where)
         rest = source[..., -1:] if remainder else torch.zeros_like(source[..., -1:])
         gates[where] = Gates(lower + (1 - lower) * source[..., :-1], rest)
     return gates

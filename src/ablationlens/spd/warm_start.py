@@ -11,7 +11,7 @@ from torch import Tensor
 from ablationlens.masks.base import MaskedRows
 from ablationlens.spd.adversary import Ascent, ascend
 from ablationlens.spd.decomposition import Where
-from ablationlens.spd.divergence import Divergence, diverged
+from ablationlens.spd.objective import Aim
 from ablationlens.spd.sources import Sources
 
 
@@ -26,14 +26,14 @@ class WarmStart:
         sources: that the ascents begin with, [example, *position, C + 1].
         laid_out: from importances and sources to gates in the order of the components, differentiable.
         ascent: with a scope of "example", so that a row's sources depend on nothing but its own mask and example.
-        output: what is made as different from the unmodified model's as can be.
+        aim: what is made as large as can be, of logits alone.
     """
 
     importances: Mapping[Where, Tensor]
     sources: Mapping[Where, Tensor]
     laid_out: Callable[[Mapping[Where, Tensor], Mapping[Where, Tensor]], Tensor]
     ascent: Ascent
-    output: Divergence
+    aim: Aim
 
     def __call__(self, rows: MaskedRows) -> Tensor:
         importances, begun = (
@@ -46,7 +46,7 @@ class WarmStart:
             return before
 
         def loss_of(sources: Sources) -> Tensor:
-            return diverged(rows.run(self.laid_out(importances, sources)), rows.reference, rows.batch, self.output)
+            return self.aim(rows.run(self.laid_out(importances, sources)), rows.reference, rows.batch, {})
 
         found = self.laid_out(importances, ascend(loss_of, begun, self.ascent).sources)
         return torch.where(whole.view(-1, *[1] * (before.ndim - 1)), before, found)

@@ -76,7 +76,7 @@ class Asked:
         ablate: Mapping[str, Ablate],
         free: Mapping[str, Ablate] | None,
     ) -> None:
-        self._decomposition, self._layout = decomposition, adapter.layout
+        self._decomposition, self._adapter = decomposition, adapter
         self._known = decomposition.registry(adapter)
         self.heads: Registry | None = adapter.registry("head") if adapter.layout.heads else None
         given = [
@@ -99,7 +99,7 @@ class Asked:
             if isinstance(one, Restricted):
                 if operation == "free":
                     raise InputError(f"'{name}' frees {one}: a component is freed whole, free={{{name!r}: ...}}")
-                parts.append(slice_of(one, self._decomposition, self._known, self._layout))
+                parts.append(slice_of(one, self._decomposition, self._known, self._adapter))
             elif self.heads is not None and _is_head(one, self.heads):
                 heads.append(self.heads[self.heads.column(one)].name)
             else:

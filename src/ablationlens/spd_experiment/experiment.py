@@ -117,7 +117,14 @@ def ablation_experiment(
     provenance = {
         "experiment": "SPD ablation",
         "model": adapter.describe(),
-        "decomposition": {"fingerprint": decomposition.fingerprint, "sigmoid": decomposition.sigmoid},
+        "decomposition": {
+            "fingerprint": decomposition.fingerprint,
+            "sigmoid": decomposition.sigmoid,
+            "functions": {
+                name_of(where): None if part.function is None else part.function.kind
+                for where, part in decomposition.items()
+            },
+        },
         "modes": {one.name: {**one.mode.describe(), "baseline": baseline_of(one.mode)} for one in found},
         **{
             operation: {arm.name: list(arm.what) for arm in asked.arms if arm.operation == operation}
@@ -126,6 +133,8 @@ def ablation_experiment(
         "positions": "all" if bench.positions is None else list(bench.positions),
         "reoptimised": {one.name: list(one.reoptimised) for one in found if one.reoptimised},
         "patterns": patterns,
+        "layers": layers if layers is None else [int(one) for one in np.atleast_1d(np.asarray(layers))],
+        "gaps": gaps,
         "data": {
             "examples": len(data),
             "fingerprint": data.fingerprint(),

@@ -2,7 +2,8 @@
 
 A component of ``attn.q``, ``attn.k`` or ``attn.v`` writes to every head. Restricted to a head it is ``outer(U[c, head],
 V[:, c])``; of ``attn.o``, which reads every head, it is ``outer(U[c], V[head, c])``. Both slices of a component, the
-head's and the rest, have the component's gate, and only the head's is ablated: so it is right at any gate.
+head's and the rest, have the component's gate, and only the head's is ablated: so it is right at any gate. A component
+of a fused ``attn.qkv`` writes the queries, the keys and the values of every head, so one of these is named as well.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from torch import Tensor
 from ablationlens.adapters.base import Adapter
 from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError, UnknownNameError
-from ablationlens.layout import Layout
 from ablationlens.registry import Registry
-from ablationlens.sites import Component
+from ablationlens.sites import Component, Tap
 from ablationlens.spd.decomposition import Decomposition, Where, name_of
 from ablationlens.spd.forward import Gates
 
@@ -30,16 +30,18 @@ class Restricted:
     """A rank-one component as far as it concerns one head.
 
     Attributes:
-        component: of ``attn.q``, ``attn.k``, ``attn.v`` or ``attn.o``; or its name.
+        component: of ``attn.q``, ``attn.k``, ``attn.v``, ``attn.o`` or a fused ``attn.qkv``; or its name.
         head: a query head for q and o; a key/value head for k and v, which query heads may share.
+        projection: for a component of ``attn.qkv``, which of its outputs are meant: "q", "k" or "v".
     """
 
     component: Component | str
     head: int
+    projection: Literal["q", "k", "v"] | None = None
 
     def __str__(self) -> str:
         name = self.component.name if isinstance(self.component, Component) else self.component
-        return f"{name} in head {self.head}"
+        return _in_words(name, self.head, self.projection)
 
 
 @dataclass(frozen=True)
@@ -52,48 +54,74 @@ class Slice:
         features: those of the head.
         side: where they are.
         head: its number.
+        projection: of a fused matrix.
     """
 
     where: Where
     index: int
-    features: range
+    features: tuple[int, ...]
     side: Literal["in", "out"]
     head: int
+    projection: str | None = None
 
     def __str__(self) -> str:
-        return f"{name_of(self.where)} rank_one {self.index} in head {self.head}"
+        return _in_words(f"{name_of(self.where)} rank_one {self.index}", self.head, self.projection)
 
 
-def slice_of(asked: Restricted, decomposition: Decomposition, registry: Registry, layout: Layout) -> Slice:
+def _in_words(name: str, head: int, projection: str | None) -> str:
+    return f"{name} in head {head}" + ("" if projection is None else f", {projection}")
+
+
+def slice_of(asked: Restricted, decomposition: Decomposition, registry: Registry, adapter: Adapter) -> Slice:
     """What a restricted component is.
 
     Args:
         asked: as the user gave it.
         decomposition: that it is of.
         registry: of the decomposition.
-        layout: of the model.
+        adapter: the model.
 
     Raises:
         UnknownNameError: for a component that the decomposition has not, or a head that the model has not.
-        InputError: for a remainder, or a module that no attention reads or writes through.
+        InputError: for a remainder, a module that no attention reads or writes through, or a fused one of which no
+            projection is named.
     """
-    component = registry[registry.column(asked.component)]
+    component, layout = registry[registry.column(asked.component)], adapter.layout
     where, name = (component.site.layer, component.site.module), component.site.module
     if component.index == decomposition[where].components:
         raise InputError(f"'{component.name}' is a remainder and no rank-one component: ablate it whole")
-    attention, _, projection = name.rpartition(".")
+    attention, _, own = name.rpartition(".")
     heads = next((one for one in layout.heads if (one.layer, one.attention) == (where[0], attention)), None)
-    if heads is None or projection not in ("q", "k", "v", "o"):
+    if heads is None or own not in ("q", "k", "v", "o", "qkv"):
         raise InputError(
-            f"'{component.name}' cannot be restricted to a head: only components of attn.q, attn.k, attn.v and attn.o "
-            "have a slice for each head"
+            f"'{component.name}' cannot be restricted to a head: only components of attn.q, attn.k, attn.v, attn.o and "
+            "attn.qkv have a slice for each head"
         )
+    projection = _projection(asked, component, own)
     count = layout.key_values(heads) if projection in ("k", "v") else heads.queries
     if not is_integer(asked.head) or not 0 <= asked.head < count:
         kind = "key/value heads" if projection in ("k", "v") else "heads"
         raise UnknownNameError(f"no head {asked.head!r} in {name_of(where)}: it has {count} {kind}, 0 to {count - 1}")
-    features = range(asked.head * heads.size, (asked.head + 1) * heads.size)
-    return Slice(where, component.index, features, "in" if projection == "o" else "out", asked.head)
+    head = int(asked.head)
+    features = range(head * heads.size, (head + 1) * heads.size)
+    if own == "qkv":  # in the order of the fused matrix, which may interleave the three
+        place = adapter.place(Tap(where[0], f"{attention}.{projection}", "out"))
+        return Slice(where, component.index, tuple(place.index[list(features)].tolist()), "out", head, projection)
+    return Slice(where, component.index, tuple(features), "in" if projection == "o" else "out", head)
+
+
+def _projection(asked: Restricted, component: Component, own: str) -> str:
+    """Which projection is cut, of a module that is one or holds three."""
+    if own == "qkv":
+        if asked.projection not in ("q", "k", "v"):
+            raise InputError(
+                f"'{component.name}' writes queries, keys and values: say which, "
+                f"al.spd.Restricted('{component.name}', head={asked.head!r}, projection='q'); got {asked.projection!r}"
+            )
+        return asked.projection
+    if asked.projection not in (None, own):
+        raise InputError(f"'{component.name}' is of {own} alone: leave projection={asked.projection!r} out")
+    return own
 
 
 class Split:
@@ -157,7 +185,7 @@ def _factors(V: Tensor, U: Tensor, slices: Sequence[Slice]) -> tuple[Tensor, Ten
     columns: list[Tensor] = []
     rows: list[Tensor] = []
     for one in slices:
-        v, u, own = V.detach()[:, one.index], U.detach()[one.index], slice(one.features.start, one.features.stop)
+        v, u, own = V.detach()[:, one.index], U.detach()[one.index], list(one.features)
         cut = torch.zeros_like(v if one.side == "in" else u)
         if one.side == "in":
             cut[own], rest_of_v[own, one.index] = v[own], 0.0

@@ -1,0 +1,133 @@
+"""Importances and sources in their shapes: every row has its own, or all rows have the same, and nothing else is taken.
+
+A tensor with an axis less would broadcast, and where there are as many examples as positions take the one for the
+other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ablationlens.errors import InputError
+from ablationlens.spd.decomposition import Decomposition, Where, name_of
+
+
+def check_sources(sources: Tensor, importances: Tensor, where: Where) -> None:
+    """Refuse sources of a module that are neither those of every row of its importances, nor the same for all.
+
+    Args:
+        sources: [*rows, C + 1] or [1, ..., C + 1].
+        importances: [*rows, C].
+        where: the module.
+
+    Raises:
+        InputError: saying which shapes there are.
+    """
+    rows, width = list(importances.shape[:-1]), importances.shape[-1] + 1
+    alike = [1] * len(rows)
+    if list(sources.shape) not in ([*rows, width], [*alike, width]):
+        raise InputError(
+            f"the sources of {name_of(where)} are {[*rows, width]}, the remainder's last, or {[*alike, width]} for all "
+            f"rows alike; got {list(sources.shape)}"
+        )
+
+
+def check_range(values: Mapping[Where, Tensor], what: str) -> None:
+    """Refuse numbers that would make gates outside [0, 1].
+
+    Args:
+        values: of each module.
+        what: they are, "importances" or "sources".
+
+    Raises:
+        InputError: naming the module.
+    """
+    for where, one in values.items():
+        if one.numel() and not bool(((one >= 0) & (one <= 1)).all()):
+            low, high = float(one.min()), float(one.max())
+            raise InputError(
+                f"{what} are numbers from 0 to 1; those of {name_of(where)} go from {low:.4g} to {high:.4g}"
+            )
+
+
+def check_given(values: Mapping[Where, Tensor], what: str, decomposition: Decomposition, examples: int) -> None:
+    """Refuse what is not of this decomposition and these examples.
+
+    Args:
+        values: importances or sources of each module.
+        what: they are, "importances" or "sources".
+        decomposition: that they are to be of.
+        examples: how many there are.
+
+    Raises:
+        InputError: if a module is missing or one too many, the examples are others, or a number is outside [0, 1].
+    """
+    for where in dict.fromkeys([*decomposition.places, *values]):
+        if where not in values or where not in decomposition.places:
+            has = "and there are none of" if where not in values else "which has no"
+            raise InputError(f"{what} are of every module of the decomposition, {has} {name_of(where)}")
+        if not values[where].ndim or values[where].shape[0] not in (1, examples):
+            raise InputError(
+                f"the {what} of {name_of(where)} are of {examples} examples, or [1, ...] for all alike; got "
+                f"{list(values[where].shape)}"
+            )
+    check_range(values, what)
+
+
+def importances_at(
+    decomposition: Decomposition, importances: Mapping[Where, Tensor], index: Tensor, inputs: Mapping[Where, Tensor]
+) -> dict[Where, Tensor]:
+    """Importances of some examples, at every row of what their modules read.
+
+    Args:
+        decomposition: that they are of.
+        importances: of each module, [example, *position, C], or [1, ..., C] for all rows alike.
+        index: which examples.
+        inputs: of the modules, for these examples: [row, *position, in], or tokens.
+
+    Raises:
+        InputError: for another shape.
+    """
+    found: dict[Where, Tensor] = {}
+    for where, part in decomposition.items():
+        one, read = importances[where], inputs[where]
+        rows = list(read.shape[:-1] if read.is_floating_point() else read.shape)
+        alike, width = [1] * len(rows), part.components
+        own = one if len(one) == 1 else one[index]
+        if list(own.shape) not in ([*rows, width], [*alike, width]):
+            raise InputError(
+                f"the importances of {name_of(where)} are [examples, {', '.join(map(str, [*rows[1:], width]))}], or "
+                f"{[*alike, width]} for all rows alike; got {list(one.shape)}"
+            )
+        found[where] = own.to(read.device).expand(*rows, -1)
+    return found
+
+
+def sources_at(
+    sources: Mapping[Where, Tensor], index: Tensor, importances: Mapping[Where, Tensor], *, shared: bool
+) -> dict[Where, Tensor]:
+    """Sources of some examples that an ascent begins with.
+
+    Args:
+        sources: of each module, [example, *position, C + 1], or [1, ..., C + 1] for all rows alike.
+        index: which examples.
+        importances: of these examples.
+        shared: whether they are to stay alike; otherwise each row gets its own copy.
+
+    Raises:
+        InputError: for another shape.
+    """
+    found: dict[Where, Tensor] = {}
+    for where, lower in importances.items():
+        one = sources[where]
+        own = (one if len(one) == 1 else one[index.to(one.device)]).to(lower.device)
+        check_sources(own, lower, where)
+        if shared and own.shape[:-1].numel() != 1:
+            raise InputError(
+                f"with a scope of 'shared' the sources of {name_of(where)} are "
+                f"{[*[1] * (lower.ndim - 1), own.shape[-1]]}; got {list(one.shape)}"
+            )
+        found[where] = own if shared else own.expand(*lower.shape[:-1], -1)
+    return found
