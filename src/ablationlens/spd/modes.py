@@ -12,6 +12,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -31,10 +32,17 @@ from ablationlens.randomness import raw
 from ablationlens.registry import Part, Registry
 from ablationlens.sites import RankOne
 from ablationlens.spd.adversary import STARTS, Ascent, Found, Scope, Start, ascend
-from ablationlens.spd.decomposition import Decomposition, Where, name_of
+from ablationlens.spd.decomposition import Decomposition, Where, check_data, name_of, rows_of
 from ablationlens.spd.divergence import Divergence, check_divergence, diverged
 from ablationlens.spd.forward import GatedModel, Gates
-from ablationlens.spd.sources import Sampling, Sources, check_sampling, gates_of
+from ablationlens.spd.sources import (
+    Sampling,
+    Sources,
+    check_rows,
+    check_sampling,
+    check_shares,
+    gates_of,
+)
 from ablationlens.spd.warm_start import WarmStart
 
 Remainder: TypeAlias = Literal["source", "kept", "dropped"]
@@ -80,7 +88,13 @@ class Mode(Base):
         """Sources of one sample, [example, *position, C + 1] of each module, on the CPU."""
 
     def module_gates(self, adapter: Adapter, data: Batch, sample: int = 0) -> dict[Where, Gates]:
-        """Gates of the components of each module, for one sample: [example, *position, C], and of the remainder."""
+        """Gates of the components of each module, for one sample: [example, *position, C], and of the remainder.
+
+        Raises:
+            InputError: if the model or the data does not fit, or the sample is no number from 0.
+        """
+        if not is_integer(sample) or sample < 0:
+            raise InputError(f"sample is a whole number from 0; got {sample!r}")
         importances = self.decomposition.importances(adapter, data)
         return self.gates_with(importances, self.sources(adapter, data, importances, sample))
 
@@ -126,6 +140,15 @@ class Mode(Base):
                 )
             found[where] = part
         return found
+
+    def _laid_with(
+        self,
+        registry: Registry,
+        parts: Mapping[Where, Part],
+        importances: Mapping[Where, Tensor],
+        sources: Mapping[Where, Tensor],
+    ) -> Tensor:
+        return self._laid_out(registry, parts, self.gates_with(importances, sources))
 
     def _laid_out(self, registry: Registry, parts: Mapping[Where, Part], gates: Mapping[Where, Gates]) -> Tensor:
         """Gates in the order of the registry's columns."""
@@ -185,7 +208,7 @@ class Stochastic(Mode):
         if not is_integer(n_samples) or n_samples < 1:
             raise InputError(f"n_samples is a whole number from 1; got {n_samples!r}")
         _check_seed(seed)
-        self.n_samples, self.seed = n_samples, seed
+        self.n_samples, self.seed = int(n_samples), int(seed)  # as Python's own, which JSON knows
         self.sampling: Sampling = sampling
 
     @property
@@ -253,13 +276,14 @@ class PGD(Mode):
         super().__init__(decomposition, remainder=remainder)
         self.ascent = Ascent(steps, step_size, scope)
         self.again = _again(self.ascent, reoptimise, reoptimise_steps)
-        self.starts: tuple[Start, ...] = (starts,) if isinstance(starts, str) else tuple(starts)
         _check_seed(seed)
-        if not self.starts or any(start not in STARTS for start in self.starts):
-            raise InputError(f"starts are {', '.join(STARTS)}; got {starts!r}")
+        given: Any = [starts] if isinstance(starts, str) else starts
+        if not isinstance(given, Sequence) or not given or any(start not in STARTS for start in given):
+            raise InputError(f"starts are one or several of {', '.join(STARTS)}, in a list; got {starts!r}")
+        self.starts: tuple[Start, ...] = tuple(given)
         check_divergence(output)
         self.output: Divergence = output
-        self.seed = seed
+        self.seed = int(seed)
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -287,9 +311,7 @@ class PGD(Mode):
         sources, parts = self.sources(adapter, data, importances, 0), self._parts(registry)
         self._warn_if_rising(adapter, data, importances, sources)
 
-        def laid_out(lower: Mapping[Where, Tensor], sources: Mapping[Where, Tensor]) -> Tensor:
-            return self._laid_out(registry, parts, self.gates_with(lower, sources))
-
+        laid_out = partial(self._laid_with, registry, parts)  # and no function of this call, which could not be pickled
         here, begin = ({at: one.to(adapter.device) for at, one in held.items()} for held in (importances, sources))
         return laid_out(importances, sources)[None], WarmStart(here, begin, laid_out, self.again, self.output)
 
@@ -332,18 +354,26 @@ class PGD(Mode):
         Args:
             adapter: the model.
             data: the examples.
-            importances: of the components, if they are known.
-            begin: sources to begin with, in place of the starts.
+            importances: of the components, if they are known: [example, *position, C], or [1, ..., 1, C] for all.
+            begin: sources to begin with, in place of the starts: [example, *position, C + 1], or [1, ..., 1, C + 1].
             moving: with `begin`, True for the sources that the ascent may change; all by default.
             kept: what the gates are multiplied by, 0 for what is ablated throughout; all are kept by default.
             ascent: in place of the mode's own, of the same scope.
 
         Returns:
             The worst of all starts: for each example, or over all for a scope of "shared". On the CPU.
+
+        Raises:
+            InputError: if model, data, importances or sources do not fit, or the ascent has another scope.
         """
-        ascent = self.ascent if ascent is None else ascent
+        ascent = self._ascent(ascent)
         known = self.decomposition.importances(adapter, data) if importances is None else importances
         model = GatedModel(adapter, self.decomposition)
+        check_data(adapter, data)
+        widths = {where: part.components for where, part in self.decomposition.items()}
+        check_shares("importances", known, widths, len(data))
+        if begin is not None:
+            check_shares("sources", begin, {where: width + 1 for where, width in widths.items()}, len(data))
         here = data.to(adapter.device)
         size = len(data)
         if self.ascent.scope == "example":
@@ -352,7 +382,7 @@ class PGD(Mode):
         with torch.inference_mode(False), torch.enable_grad(), model.session() as runs:
             for index in torch.arange(len(data)).split(size):
                 batch = here.take(index)
-                lower = {where: one[index].to(adapter.device) for where, one in known.items()}
+                lower = {where: _rows_of(one, index, adapter) for where, one in known.items()}
                 off = (
                     None
                     if kept is None
@@ -360,7 +390,10 @@ class PGD(Mode):
                 )
                 free = None if moving is None else {at: _rows_of(one, index, adapter) for at, one in moving.items()}
                 first = {} if begin is None else {at: _rows_of(one, index, adapter) for at, one in begin.items()}
-                target = runs.target(batch).logits
+                target, inputs = runs.target(batch)
+                check_rows("importances", lower, inputs)
+                check_rows("sources", first, inputs)
+                lower = {at: one.expand(*rows_of(inputs[at]), -1) for at, one in lower.items()}
 
                 def loss_of(
                     sources: Sources,
@@ -384,13 +417,22 @@ class PGD(Mode):
                         }
                     return diverged(runs.gated(batch, gates), target, batch, self.output)
 
-                starts = self._begun(known, index) if begin is None else [first]
+                starts = self._begun(lower, index) if begin is None else [first]
                 found = [
                     ascend(loss_of, {at: one.to(adapter.device) for at, one in start.items()}, ascent)
                     for start in starts
                 ]
                 chunks.append(_worst(found, self.ascent.scope))
         return _joined(chunks)
+
+    def _ascent(self, given: Ascent | None) -> Ascent:
+        """The ascent that was given, or the mode's own."""
+        if given is None:
+            return self.ascent
+        if not isinstance(given, Ascent) or given.scope != self.ascent.scope:
+            line = f"al.spd.Ascent(steps=20, step_size=0.1, scope={self.ascent.scope!r})"
+            raise InputError(f"an ascent in place of the mode's own is {line}; got {given!r}")
+        return given
 
     def _begun(self, importances: Mapping[Where, Tensor], index: Tensor) -> list[Sources]:
         """The sources that each start begins with, for some examples."""
@@ -426,7 +468,7 @@ def _again(ascent: Ascent, reoptimise: bool, steps: int | None) -> Ascent | None
         )
     if steps is not None and (not is_integer(steps) or steps < 1):
         raise InputError(f"reoptimise_steps is a whole number from 1; got {steps!r}")
-    return ascent if steps is None else replace(ascent, steps=steps)
+    return ascent if steps is None else replace(ascent, steps=int(steps))
 
 
 def _check_seed(seed: Any) -> None:
