@@ -19,6 +19,7 @@ import json, sys
 import numpy as np, torch
 import ablationlens as al
 from ablationlens.spd import *
+from ablationlens.spd import AblationExperiment, Restricted, ablation_experiment
 from tests import models
 torch.manual_seed(0)
 nan, inf = float("nan"), float("inf")
@@ -36,6 +37,9 @@ def learn(**options):
 def output_of(base):
     registry = d.registry(adapter)
     return al.MaskedModel(adapter, registry, output=al.KL(), base=base)(torch.ones(1, len(registry)), data)
+def effects(ablate={"one": "L0.first rank_one 1"}, **options):
+    settings = dict(modes=[Deterministic(d)], patterns=None, gaps="whole", show_bar=False)
+    return ablation_experiment(adapter, d, data, ablate, **{**settings, **options})
 found = []
 for line in json.loads(sys.stdin.read()):
     try:
@@ -101,6 +105,37 @@ CALLS: dict[str, tuple[str, str]] = {
     "PGD(d, 1).search(adapter, [1])": ("InputError", "the data is a Batch of examples"),
     "PGD(d, 1).search(adapter, data, 5)": ("InputError", "by (layer, module); got int"),
     "PGD(d, 1).search(adapter, data, {w: one.numpy() for w, one in shares.items()})": ("InputError", "got ndarray"),
+    # ways to a decomposition
+    "svd(net, None, 2)": ("InputError", "expected an adapter, al.adapt(model); got MLP"),
+    "svd(adapter, 2, None)": ("InputError", "modules go by their names, modules=['q', 'mlp.in'] or modules='q'; got 2"),
+    "svd(adapter, [1], 2)": ("InputError", "got [1]"),
+    "svd(adapter, None, 2, layers='0')": ("InputError", "layers are whole numbers, layers=[0, 1] or layers=0; got '0'"),
+    "svd(adapter, None, 2, layers=[0.5])": ("InputError", "got [0.5]"),
+    "svd(adapter, None, 2, layers=1.5)": ("InputError", "got 1.5"),
+    "svd(adapter, None, 2, layers=[True])": ("InputError", "got [True]"),
+    "adapter.registry('row', layers='0')": ("InputError", "layers are whole numbers"),
+    "adapter.registry('row', modules=5)": ("InputError", "modules go by their names"),
+    "learn(adapter=net)": ("InputError", "expected an adapter, al.adapt(model); got MLP"),
+    "learn(layers=[0.5])": ("InputError", "layers are whole numbers, layers=[0, 1] or layers=0; got [0.5]"),
+    "learn(learning_rate='x')": ("InputError", "learning_rate is above 0; got 'x'"),
+    "learn(learning_rate=True)": ("InputError", "learning_rate is above 0; got True"),
+    "learn(checkpoint=5)": ("InputError", "a path is that of a file, such as 'training.safetensors'; got 5"),
+    "learn(data=data.take(torch.arange(0)))": ("InputError", "a Batch of examples, al.batch(inputs, tokenizer=...)"),
+    "learn(data=lambda step: data.take(torch.arange(0)))": ("InputError", "a Batch of examples"),
+    "learn(losses=5)": ("InputError", "losses=[al.spd.Reconstruction()]; got losses=5"),
+    # files
+    "save(net, folder + '/a')": ("InputError", "al.spd.save(decomposition, path) writes a decomposition; got MLP"),
+    "save(folder + '/a', d)": ("InputError", "writes a decomposition; got str"),
+    "save(d, None)": ("InputError", "such as 'decomposition.safetensors'; got None"),
+    "save(Decomposition(dict(d.items()), provenance={'a': V}), folder)": ("InputError", "is to be JSON: Tensor cannot"),
+    "load(None)": ("InputError", "such as 'decomposition.safetensors'; got None"),
+    "load('')": ("InputError", "such as 'decomposition.safetensors'; got ''"),
+    "load(save(d, folder + '/b'), net)": ("InputError", "expected an adapter, al.adapt(model); got MLP"),
+    "AblationExperiment.load(None)": ("InputError", "a path is that of a file, such as 'result.safetensors'; got None"),
+    # the experiment
+    "effects(reoptimise='no')": ("InputError", "reoptimise is True or False; got 'no'"),
+    "effects(positions=torch.tensor(True))": ("InputError", "positions are integers"),
+    "effects({'one': Restricted(5, 0)})": ("InputError", "al.spd.Restricted('L1.attn.q rank_one 5', head=2); got 5"),
 }  # fmt: skip
 
 ALIKE = [

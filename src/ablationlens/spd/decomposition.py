@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ablationlens.adapters.base import Adapter
+from ablationlens.adapters.base import Adapter, check_adapter
 from ablationlens.adapters.watch import Watch
 from ablationlens.data import Batch
 from ablationlens.data.checks import is_integer
@@ -191,8 +191,7 @@ class Decomposition(nn.Module):
         Raises:
             InputError: if a module is missing, or has another shape, or is a part of another one.
         """
-        if not isinstance(adapter, Adapter):
-            raise InputError(f"expected an adapter, al.adapt(model); got {type(adapter).__name__}")
+        check_adapter(adapter)
         found: dict[Where, Tensor] = {}
         adapter.layout.refuse_parts_of_another(self.places)
         for where, part in self.items():

@@ -510,8 +510,8 @@ def _uniform(shape: tuple[int, ...], seed: int, where: Where, sample: int, examp
 
 
 def _rows_of(values: Tensor, index: Tensor, adapter: Adapter) -> Tensor:
-    """Values of some examples, on the model's device; those of all examples stay as they are."""
-    return (values if len(values) == 1 else values[index]).to(adapter.device)
+    """Values of some examples, or those of all, on the model's device; new ones, of use to autograd in any mode."""
+    return (values.clone() if len(values) == 1 else values[index]).to(adapter.device)
 
 
 def _worst(found: Sequence[Found], scope: Scope) -> Found:

@@ -77,6 +77,10 @@ def slice_of(asked: Restricted, decomposition: Decomposition, registry: Registry
         UnknownNameError: for a component that the decomposition has not, or a head that the model has not.
         InputError: for a remainder, or a module that no attention reads or writes through.
     """
+    if not isinstance(asked.component, str | Component):
+        raise InputError(
+            f"a component goes by its name, al.spd.Restricted('L1.attn.q rank_one 5', head=2); got {asked.component!r}"
+        )
     component = registry[registry.column(asked.component)]
     where, name = (component.site.layer, component.site.module), component.site.module
     if component.index == decomposition[where].components:
