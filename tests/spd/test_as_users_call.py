@@ -132,6 +132,9 @@ CALLS: dict[str, tuple[str, str]] = {
     "load('')": ("InputError", "such as 'decomposition.safetensors'; got ''"),
     "load(save(d, folder + '/b'), net)": ("InputError", "expected an adapter, al.adapt(model); got MLP"),
     "AblationExperiment.load(None)": ("InputError", "a path is that of a file, such as 'result.safetensors'; got None"),
+    "load(folder, skip=5)": ("InputError", "skip= are patterns of module paths, such as ['wte', '*.pre_identity']"),
+    "load(folder, skip=[5])": ("InputError", "got [5]"),
+    "load_target(None)": ("InputError", "such as 'model_500.pth'; got None"),
     # the experiment
     "effects(reoptimise='no')": ("InputError", "reoptimise is True or False; got 'no'"),
     "effects(positions=torch.tensor(True))": ("InputError", "positions are integers"),

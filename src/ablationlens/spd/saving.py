@@ -116,9 +116,12 @@ def load(path: str | PathLike[str], adapter: Adapter | None = None, *, skip: Seq
     if adapter is not None:
         check_adapter(adapter)
     target = as_path(path, "decomposition.safetensors")
+    patterns: Any = [skip] if isinstance(skip, str) else skip
+    if not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise InputError(f"skip= are patterns of module paths, such as ['wte', '*.pre_identity']; got {skip!r}")
     if target.is_dir() or target.suffix in CHECKPOINT_ENDINGS:
-        return load_run(target, adapter, skip=[skip] if isinstance(skip, str) else skip).requires_grad_(False)
-    if skip:
+        return load_run(target, adapter, skip=patterns).requires_grad_(False)
+    if patterns:
         raise InputError(f"skip= leaves out modules of a run of goodfire-ai/spd, and {target.name} is none")
     decomposition = _read(target).requires_grad_(False)
     if adapter is None:
