@@ -35,7 +35,7 @@ def test_rank_one_has_the_remainder_as_its_last_component() -> None:
     assert basis.components == 3
     assert RankOne(basis.V.clone(), basis.U.clone()) == basis
     assert RankOne(basis.V, basis.U + 1e-6) != basis
-    assert RankOne(basis.V.double(), basis.U.double()) != basis
+    assert RankOne(basis.V.double(), basis.U) != basis
     for V, U in [((5, 2), (3, 7)), ((5,), (2, 7)), ((5, 2, 1), (2, 7))]:
         with pytest.raises((al.InputError, TypeError)):  # a wrong rank is also what jaxtyping refuses in the tests
             RankOne(torch.randn(V), torch.randn(U))

@@ -198,10 +198,6 @@ class RankOne:
                 "factors of rank-one components have shapes V [in, C] and U [C, out], with C from 1; "
                 f"got V {list(self.V.shape)} and U {list(self.U.shape)}"
             )
-        if (self.V.dtype, self.V.device) != (self.U.dtype, self.U.device):
-            raise InputError(
-                f"V and U are of one type on one device; got V {_came(self.V)} and U {_came(self.U)}: U.to(V)"
-            )
         for name, factor in (("V", self.V), ("U", self.U)):
             if not bool(torch.isfinite(factor.detach()).all()):
                 raise InputError(

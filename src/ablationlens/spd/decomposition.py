@@ -48,6 +48,9 @@ class Part(nn.Module):
     ) -> None:
         super().__init__()
         RankOne(V, U)  # checks the factors
+        if (V.dtype, V.device) != (U.dtype, U.device):
+            came = f"V {V.dtype} on {V.device} and U {U.dtype} on {U.device}"
+            raise InputError(f"V and U of a part are of one type on one device; got {came}: U.to(V)")
         if function is not None:
             check_fits(function, V.shape[1], V.shape[0])
         self.V, self.U = nn.Parameter(V.detach().clone()), nn.Parameter(U.detach().clone())
