@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ablationlens.errors import StoreError
+from ablationlens.errors import InputError, StoreError
 
 PARTIAL = ".partial"
 """Ending of a file that is being written."""
@@ -41,13 +41,29 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def as_path(path: Any, example: str) -> Path:
+    """The path of a file.
+
+    Args:
+        path: as the user gave it.
+        example: of such a file, for the message.
+
+    Raises:
+        InputError: if it is none.
+    """
+    if not isinstance(path, str | PathLike) or not str(path):
+        raise InputError(f"a path is that of a file, such as '{example}'; got {path!r:.60}")
+    return Path(path)
+
+
 def save_arrays(path: str | PathLike[str], arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> Path:
     """Write arrays and a JSON-able header to one safetensors file; folders are made.
 
     Raises:
+        InputError: if the path is none.
         StoreError: if the disk is full or refuses; a file that was there stays as it was.
     """
-    target = Path(path)
+    target = as_path(path, "result.safetensors")
     text = {key: json.dumps(value, default=_plain) for key, value in header.items()}
     content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=text)
     try:
@@ -75,9 +91,10 @@ def load_arrays(path: str | PathLike[str], what: str) -> tuple[dict[str, np.ndar
         what: what it should hold, for messages: "an attribution".
 
     Raises:
+        InputError: if the path is none.
         StoreError: if there is no such file, or it is damaged or something else.
     """
-    target = Path(path)
+    target = as_path(path, "result.safetensors")
     if not target.is_file():
         raise StoreError(f"there is no file {target} to read {what} from; write one with .save('{target}')")
     try:

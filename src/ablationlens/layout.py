@@ -6,10 +6,10 @@ depend on whether the model is held by TransformerLens, by nnsight or by plain P
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Literal
+from typing import Any, Literal
 
 from ablationlens.errors import InputError, UnknownNameError
 
@@ -165,13 +165,15 @@ class Layout:
 
         Raises:
             UnknownNameError: for a module that the model does not have, naming the nearest ones.
-            InputError: for a short name that could be several modules.
+            InputError: for a short name that could be several modules, or something that is no name.
         """
         if modules is None:
             return None
-        if isinstance(modules, str):
-            modules = [modules]
-        return tuple(self._full_name(name) for name in modules)
+        given: Any = [modules] if isinstance(modules, str) else modules
+        names = list(given) if isinstance(given, Iterable) else [given]
+        if not all(isinstance(name, str) for name in names):
+            raise InputError(f"modules go by their names, modules=['q', 'mlp.in'] or modules='q'; got {modules!r:.60}")
+        return tuple(self._full_name(name) for name in names)
 
     def decomposable(self, layers: Sequence[int] | None, modules: Sequence[str] | str | None) -> list[Module]:
         """The modules whose matrices are to be written as rank-one parts, in canonical order.

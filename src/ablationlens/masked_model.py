@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ablationlens.ablations import Ablation, Zero
-from ablationlens.adapters.base import Adapter, Placed
+from ablationlens.adapters.base import Adapter, Placed, check_adapter
 from ablationlens.adapters.plan import Plan
 from ablationlens.adapters.state import autocast, version
 from ablationlens.adapters.watch import Watch
@@ -400,8 +400,7 @@ def _listed(value: Any) -> list[Any]:
 
 def _check_types(adapter: Any, registry: Any, ablation: Any, base: Any) -> None:
     """Refuse what is easily mistaken for an adapter, a registry, an ablation or a base."""
-    if not isinstance(adapter, Adapter):
-        raise InputError(f"expected an adapter, al.adapt(model); got {type(adapter).__name__}")
+    check_adapter(adapter)
     if not isinstance(registry, Registry):
         raise InputError(f"expected a registry, adapter.registry('head'); got {type(registry).__name__}")
     if ablation is not None and not isinstance(ablation, Ablation):

@@ -190,14 +190,19 @@ class RankOne:
     def __post_init__(self) -> None:
         if not all(isinstance(factor, Tensor) and factor.is_floating_point() for factor in (self.V, self.U)):
             raise InputError(
-                f"factors of rank-one components are float tensors; got {type(self.V).__name__} and "
-                f"{type(self.U).__name__}: torch.as_tensor(V).float()"
+                f"factors of rank-one components are float tensors; got {_came(self.V)} and {_came(self.U)}: "
+                "torch.as_tensor(V).float()"
             )
-        if self.V.ndim != 2 or self.U.ndim != 2 or self.V.shape[1] != self.U.shape[0]:
+        if self.V.ndim != 2 or self.U.ndim != 2 or self.V.shape[1] != self.U.shape[0] or not len(self.U):
             raise InputError(
-                "factors of rank-one components have shapes V [in, C] and U [C, out]; "
+                "factors of rank-one components have shapes V [in, C] and U [C, out], with C from 1; "
                 f"got V {list(self.V.shape)} and U {list(self.U.shape)}"
             )
+        for name, factor in (("V", self.V), ("U", self.U)):
+            if not bool(torch.isfinite(factor.detach()).all()):
+                raise InputError(
+                    f"{name} of rank-one components holds NaN or infinity; torch.isfinite({name}) says where"
+                )
 
     @property
     def components(self) -> int:
@@ -345,3 +350,8 @@ class Component:
 
     def __str__(self) -> str:
         return self.name
+
+
+def _came(factor: object) -> str:
+    """A factor that does not fit, in words."""
+    return f"{factor.dtype} on {factor.device}" if isinstance(factor, Tensor) else type(factor).__name__

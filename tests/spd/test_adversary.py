@@ -120,6 +120,22 @@ def test_starts_and_scopes(start: str, scope: str) -> None:
         assert set(values.tolist()) == {1.0 if start == "ones" else 0.0}
 
 
+def test_a_loss_that_is_no_number_is_refused() -> None:
+    def loss_of(sources: dict[Any, Tensor]) -> Tensor:
+        return sources[Q].sum(1) * torch.tensor([1.0, torch.nan])
+
+    with pytest.raises(al.InputError, match=r"the loss of examples \[1\] is not a number"):
+        ascend(loss_of, {Q: torch.full((2, 3), 0.5)}, Ascent(2, 0.1))
+
+
+def test_sources_without_a_slope_stay_where_they_are() -> None:
+    """A square root has no slope at 0 times 0: one source of no number would spoil every step after it."""
+    found = ascend(lambda sources: (0 * sources[Q][:, :1]).sqrt().sum(1) + sources[Q][:, 1], {Q: torch.zeros(1, 2)},
+                   Ascent(3, 0.25))  # fmt: skip
+    assert torch.equal(found.sources[Q], torch.tensor([[0.0, 0.75]]))
+    assert torch.equal(found.trace[:, 0], torch.tensor([0.0, 0.25, 0.5, 0.75]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -7,6 +7,7 @@ from math import cos
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ablationlens as al
@@ -172,6 +173,34 @@ def test_a_header_that_lacks_something(lost: str, small: Host, path: Path) -> No
     arrays, header = load_arrays(begun(small, path), "a checkpoint")
     save_arrays(path, arrays, {name: value for name, value in header.items() if name != lost})
     with pytest.raises(al.StoreError, match="it lacks|it says nothing of its settings"):
+        learn(small, path)
+
+
+@pytest.mark.parametrize(
+    "header", [{"step": None}, {"step": "x"}, {"seconds": None}, {"history": 5}, {"history": "x"}, {"tensors": None}]
+)
+def test_a_header_that_holds_something_else(header: dict[str, Any], small: Host, path: Path) -> None:
+    arrays, before = load_arrays(begun(small, path), "a checkpoint")
+    save_arrays(path, arrays, before | header)
+    name = next(iter(header))
+    with pytest.raises(al.StoreError, match=f"is damaged: its {name} is .*; delete it, and train again"):
+        learn(small, path)
+
+
+@pytest.mark.parametrize("moment", ["weight", "exp_avg", "exp_avg_sq"])
+def test_a_tensor_of_no_numbers(moment: str, small: Host, path: Path) -> None:
+    """A finished training would be given back as it is, and one that goes on would end in a lower learning rate."""
+    arrays, header = load_arrays(begun(small, path), "a checkpoint")
+    name = next(name for name in arrays if name.startswith(f"{moment}/"))
+    save_arrays(path, arrays | {name: arrays[name] * np.nan}, header)
+    with pytest.raises(al.StoreError, match=f"is damaged: {name} holds NaN or infinity; delete it"):
+        learn(small, path)
+
+
+def test_a_tensor_that_is_one_too_many(small: Host, path: Path) -> None:
+    arrays, header = load_arrays(begun(small, path), "a checkpoint")
+    save_arrays(path, arrays | {"weight/more": np.ones(2)}, header)
+    with pytest.raises(al.StoreError, match="is damaged: weight/more is one too many; delete it"):
         learn(small, path)
 
 

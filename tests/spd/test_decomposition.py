@@ -88,7 +88,7 @@ def test_places_names_and_repr() -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(al.InputError, match=r"\{\(0, \"attn.q\"\): Part\(V, U\)\}; got none"):
+    with pytest.raises(al.InputError, match=r"\{\(0, \"attn.q\"\): al.spd.Part\(V, U\)\}; got none"):
         Decomposition({})
     with pytest.raises(al.UnknownNameError, match="no sigmoid 'soft'"):
         Decomposition({(0, "attn.q"): Part(randn(5, 3), randn(3, 4))}, sigmoid="soft")

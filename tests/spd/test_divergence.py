@@ -66,6 +66,18 @@ def test_small_dtypes_are_widened_and_float64_stays(dtype: torch.dtype) -> None:
     assert torch.allclose(found.double(), expected, atol=1e-6)
 
 
+def test_entries_that_a_model_rules_out_count_for_nothing() -> None:
+    """Logits of -inf: 0 log 0 = 0, in the divergence and in its gradient."""
+    ours, theirs = randn(3, 6).requires_grad_(), randn(3, 6, seed=1)
+    gone = torch.tensor([False, True, False, False, True, False])
+    batch = al.batch(randn(3, 4))
+    expected = kl_divergence(Categorical(logits=theirs[:, ~gone]), Categorical(logits=ours[:, ~gone]))
+    found = diverged(ours.masked_fill(gone, -torch.inf), theirs.masked_fill(gone, -torch.inf), batch, "kl")
+    assert torch.allclose(found, expected, atol=1e-6)
+    slopes = [torch.autograd.grad(one.sum(), ours)[0] for one in (found, expected)]
+    assert torch.allclose(*slopes, atol=1e-6)
+
+
 def test_bad_input() -> None:
     with pytest.raises(al.InputError, match=r"output is 'kl' \(predictions\) or 'mse' \(numbers\); got 'js'"):
         check_divergence("js")

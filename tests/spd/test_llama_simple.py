@@ -124,6 +124,12 @@ def test_settings_may_be_given(tmp_path: Path) -> None:
         ({"attn_bias": True}, "q_proj.bias of the target model is missing"),
         ({"use_grouped_query_attention": False}, "c_attn.weight of the target model is missing"),
         ({"n_head": None}, "lack n_head"),
+        ({"n_head": 0}, "n_head of the target is a number above 0; its settings say 0"),
+        ({"n_head": "4"}, "its settings say '4'"),
+        ({"n_key_value_heads": 0}, "n_key_value_heads of the target is a number above 0"),
+        ({"block_size": -3}, "block_size of the target is a number above 0; its settings say -3"),
+        ({"rotary_base": "x"}, "rotary_base of the target is a number above 0; its settings say 'x'"),
+        ({"n_ctx": "x"}, "n_ctx of the target is a number above 0"),
         ({"n_key_value_heads": None}, "lack n_key_value_heads"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from itertools import pairwise
 from typing import Any
 
@@ -422,3 +423,55 @@ def test_importances_of_an_encoder_go_by_its_own_padding() -> None:
     padding = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]])
     data = al.batch({"input_ids": reads, "decoder_input_ids": decoder, "decoder_attention_mask": padding})
     assert bool((decomposition.importances(al.adapt(model), data)[0, "encoder.attn.q"] == 1).all())
+
+
+def test_a_model_is_pickled_with_the_gates_that_it_has_made(small: Host, mode: Any) -> None:
+    d, data = decomposed(small), small.data(2)
+    for base in (mode(d), PGD(d, 2, reoptimise=True)):
+        model = masked(small, base)
+        mask = model.mask(0)
+        before = model(mask, data)
+        assert torch.equal(pickle.loads(pickle.dumps(model))(mask, data), before)
+
+
+# -- importances and sources that are given ---------------------------------------------------------------------------
+
+
+def test_importances_of_one_row_are_those_of_all_rows(torch_gpt2: Host) -> None:
+    d, data = decomposed(torch_gpt2), torch_gpt2.data(3)
+    single = {where: torch.full((1, 1, COUNT), 0.25) for where in d.places}
+    every = {where: one.expand(3, 7, -1) for where, one in single.items()}
+    for scope in ("example", "shared"):
+        base = PGD(d, 2, scope=scope)  # type: ignore[arg-type]
+        ours, theirs = (base.search(torch_gpt2.adapter, data, one) for one in (single, every))
+        assert torch.equal(ours.trace, theirs.trace)
+        assert all(torch.equal(ours.sources[where], theirs.sources[where]) for where in d.places)
+
+
+def test_spd_requirement_22_what_is_given_to_a_search_is_held_against_the_modules(torch_gpt2: Host) -> None:
+    """Seven examples of seven positions: [example, C] would be spread over them as [position, C]."""
+    d, data, adapter = decomposed(torch_gpt2), torch_gpt2.data(7), torch_gpt2.adapter
+    known, base = d.importances(adapter, data), PGD(d, 1)
+    flat = {where: one[:, 0] for where, one in known.items()}
+    with pytest.raises(al.InputError, match=r"L0.attn.q have rows \[7, 7\], .* or \[1, 1\] for all; got \[7\]"):
+        base.search(adapter, data, flat)
+    ones = {where: torch.ones(7, 7, COUNT + 1) for where in d.places}
+    for begin, message in [
+        ({where: one[:, 0] for where, one in ones.items()}, r"sources of L0.attn.q have rows \[7, 7\]"),
+        ({where: 5 * one for where, one in ones.items()}, "sources of L0.attn.q are numbers from 0 to 1; got 5 to 5"),
+        ({where: one[..., :-1] for where, one in ones.items()}, r"a tensor \[7 examples, \*positions, 7\]"),
+    ]:
+        with pytest.raises(al.InputError, match=message):
+            base.search(adapter, data, known, begin=begin)
+    for wrong, message in [
+        ({(0, "attn.q"): known[0, "attn.q"]}, r"importances are of \(0, 'attn.q'\), .*; got \(0, 'attn.q'\)$"),
+        ({where: 3 * one - 1 for where, one in known.items()}, "are numbers from 0 to 1; got -1 to 2"),
+        ({where: one * torch.nan for where, one in known.items()}, "are numbers from 0 to 1; got nan to nan"),
+        ({where: one[:2] for where, one in known.items()}, r"\[7 examples, \*positions, 6\] .*; got \[2, 7, 6\]"),
+        ({where: one[:, :5] for where, one in known.items()}, r"have rows \[7, 7\], .*; got \[7, 5\]"),
+        ({where: one[..., :2] for where, one in known.items()}, r"got \[7, 7, 2\]"),
+    ]:
+        with pytest.raises(al.InputError, match=message):
+            base.search(adapter, data, wrong)
+    with pytest.raises(al.InputError, match=r"\[2 examples, \*positions, 6\] .*; got \[7, 7, 6\]"):
+        base.search(adapter, torch_gpt2.data(2), known)

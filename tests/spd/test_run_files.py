@@ -76,3 +76,21 @@ def test_something_else_than_a_state_dict_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], folder / "model_500.pth")
     with pytest.raises(al.StoreError, match="holds a list"):
         al.spd.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda W: W * torch.nan, "layers.0.W holds NaN or infinity"),
+        (lambda W: W.int(), "layers.0.W is torch.int32: the weights of a function are of one float type"),
+        (lambda W: W.to(torch.complex64), "layers.0.W is torch.complex64"),
+        (lambda W: W.to_sparse(), "layers.0.W is a sparse tensor"),
+    ],
+)
+def test_weights_of_an_importance_function_that_are_none(change: Any, message: str, tmp_path: Path) -> None:
+    folder, _ = runs.run_of(tmp_path)
+    state = torch.load(folder / "model_500.pth", weights_only=True)
+    key = "_ci_fns.h-0-attn-q_proj.layers.0.W"
+    torch.save({**state, key: change(state[key])}, folder / "model_500.pth")
+    with pytest.raises(al.StoreError, match=message):
+        al.spd.load(folder)

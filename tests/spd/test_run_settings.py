@@ -28,6 +28,10 @@ from tests.spd import runs
         ({"ci_fn_hidden_dims": [6, 4]}, r"layers\.2\.W has shape"),
         ({"ci_fn_hidden_dims": "6"}, "list of widths"),
         ({"sigmoid_type": "soft"}, "sigmoid_type is 'soft'"),
+        ({"sigmoid_type": ["hard"]}, r"sigmoid_type is \['hard'\]"),
+        ({"ci_fn_type": ["mlp"]}, r"ci_fn_type is \['mlp'\]"),
+        ({"target_module_patterns": 5}, "target_module_patterns is a list of patterns of module paths; got 5"),
+        ({"target_module_patterns": "h.*"}, "is a list of patterns of module paths; got 'h"),
     ],
 )
 def test_a_configuration_that_contradicts_the_checkpoint_is_refused(

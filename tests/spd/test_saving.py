@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import ablationlens as al
+from ablationlens.spd.functions import ImportanceFunction
 from ablationlens.spd.sigmoids import SIGMOIDS
 from tests import models
 
@@ -144,7 +146,12 @@ def test_an_array_that_is_missing_too_many_or_misshapen_is_refused(tmp_path: Pat
         {"functions": [None, None]},
         {"functions": [{"kind": "big", "hidden": []}, None]},
         {"functions": [{"kind": "mlp", "hidden": [9]}, None]},
+        {"functions": [[0], None]},
         {"types": {}},
+        {"types": 5},
+        {"types": None},
+        {"places": [[0, "attn.q"], [0, "attn.q"]]},
+        {"places": [[0.5, "attn.q"], [1, "mlp.out"]]},
         {"format": 99},
     ],
 )
@@ -153,6 +160,42 @@ def test_a_header_that_does_not_fit_is_refused(tmp_path: Path, header: dict[str,
     changed(path, load_file(path), **header)
     with pytest.raises(al.StoreError, match="damaged|format 99"):
         al.spd.load(path)
+
+
+def test_what_is_wrong_with_a_file_is_named(tmp_path: Path) -> None:
+    path = al.spd.save(made(), tmp_path / "d.safetensors")
+    whole = path.read_bytes()
+    arrays = load_file(path)
+    V = arrays["0/V"]
+    for wrong, message in [
+        ({key: value for key, value in arrays.items() if key != "1/U"}, "the array 1/U is missing"),
+        ({**arrays, "9/V": V}, "the array 9/V is one too many"),
+        ({**arrays, "0/V": V.ravel()}, "(shapes V|Type-check)"),  # of the tests, which comes first
+        ({**arrays, "0/V": V * np.nan}, "V of rank-one components holds NaN"),
+        ({**arrays, "0/V": V.astype(np.float64)}, "an array is float64, and the header says float32"),
+    ]:
+        changed(path, wrong)
+        with pytest.raises(al.StoreError, match=f"damaged .*{message}"):
+            al.spd.load(path)
+        path.write_bytes(whole)
+    with safe_open(path, framework="numpy") as file:
+        before = file.metadata()
+    for key in ("places", "sigmoid", "functions", "types", "provenance"):
+        save_file(arrays, path, metadata={name: value for name, value in before.items() if name != key})
+        with pytest.raises(al.StoreError, match=f"is damaged: its header lacks {key}"):
+            al.spd.load(path)
+
+
+def test_an_importance_function_of_ones_own_is_in_no_file(tmp_path: Path) -> None:
+    class Mine(ImportanceFunction):
+        kind = "mlp"
+        hidden = (3,)
+
+    own = made()
+    own[0, "attn.q"].function = Mine()
+    with pytest.raises(al.InputError, match="L0.attn.q has one of your own, Mine"):
+        al.spd.save(own, tmp_path / "d.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_leaves_the_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

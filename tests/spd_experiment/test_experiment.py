@@ -545,6 +545,19 @@ def test_a_model_without_positions(small: Host) -> None:
     assert float(found.values["kl"].sel(ablation="part").max()) > 1e-5
 
 
+@pytest.mark.parametrize("examples", [1, 3])
+def test_it_is_the_same_in_inference_mode(examples: int, torch_gpt2: Host) -> None:
+    """Where an ascent needs gradients of what was made before it."""
+    data = torch_gpt2.data(examples)
+    options = {"free": {"f": "L0.attn.q rank_one 1"}, "modes": [PGD(decomposed(torch_gpt2), 2)], "reoptimise": True}
+    ablate = {"c": "L0.attn.v rank_one 2", "h": "L0.head 1"}
+    expected = experiment(torch_gpt2, ablate, data, **options)
+    with torch.inference_mode():
+        found = experiment(torch_gpt2, ablate, data, **options)
+    assert found.values.identical(expected.values)
+    assert all(np.array_equal(trace, found.traces[name]) for name, trace in expected.traces.items())
+
+
 def test_the_model_is_left_as_it_was(held: Host) -> None:
     module = models.module_in(held.adapter.model)
     before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 import ablationlens as al
-from ablationlens.files import save_arrays
+from ablationlens.files import load_arrays, save_arrays
 from ablationlens.spd import PGD, Deterministic, Stochastic
 from ablationlens.spd_experiment import AblationExperiment, Restricted, ablation_experiment
 from tests.conftest import host_of
@@ -105,3 +105,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "torn.safetensors").write_bytes(made().save(tmp_path / "whole.safetensors").read_bytes()[:900])
     with pytest.raises(al.StoreError, match="damaged"):
         AblationExperiment.load(tmp_path / "torn.safetensors")
+
+
+@pytest.mark.parametrize("provenance", [None, 5, [], {}, {"data": {}}])
+def test_a_provenance_that_no_table_could_be_made_from_is_refused(provenance: Any, tmp_path: Path) -> None:
+    arrays, header = load_arrays(made(None).save(tmp_path / "whole.safetensors"), "an experiment")
+    changed = save_arrays(tmp_path / "changed.safetensors", arrays, {**header, "provenance": provenance})
+    with pytest.raises(al.StoreError, match="does not hold an ablation experiment"):
+        AblationExperiment.load(changed)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, SupportsIndex, TypeAlias
+from typing import Any, NamedTuple, SupportsIndex, TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -193,7 +193,7 @@ class Adapter(ABC):
         asked = [kinds] if isinstance(kinds, str | CustomSite) else list(kinds)
         names = [one for one in asked if isinstance(one, str)]
         _check_asked(asked, names, layers=layers, modules=modules)
-        chosen_layers = None if layers is None else _integers(layers)
+        chosen_layers = None if layers is None else layer_numbers(layers)
         if "rank_one" not in names and (factors is not None or svd is not None):
             raise InputError(f"factors= and svd= belong to kind 'rank_one', not to {', '.join(names)}")
         if "row_block" not in names and size is not None:
@@ -381,8 +381,30 @@ def _check_asked(asked: Sequence[Any], names: Sequence[str], *, layers: Any, mod
         raise InputError("layers= and modules= choose among kinds; a site of your own says itself where it is")
 
 
-def _integers(values: Iterable[SupportsIndex] | SupportsIndex) -> list[int]:
-    return [operator.index(value) for value in (values if isinstance(values, Iterable) else [values])]
+def layer_numbers(layers: Iterable[SupportsIndex] | SupportsIndex) -> list[int]:
+    """Layers as a list, also where there is one.
+
+    Raises:
+        InputError: for anything but whole numbers.
+    """
+    one = getattr(layers, "ndim", 1) == 0 or isinstance(layers, str) or not isinstance(layers, Iterable)
+    given: list[Any] = [layers] if one else list(cast("Iterable[Any]", layers))
+    try:
+        if any(isinstance(layer, bool) for layer in given):
+            raise TypeError("a truth value is no layer")
+        return [operator.index(layer) for layer in given]
+    except TypeError as error:
+        raise InputError(f"layers are whole numbers, layers=[0, 1] or layers=0; got {layers!r}") from error
+
+
+def check_adapter(adapter: Any) -> None:
+    """Refuse what is easily mistaken for an adapter.
+
+    Raises:
+        InputError: with the line to type instead.
+    """
+    if not isinstance(adapter, Adapter):
+        raise InputError(f"expected an adapter, al.adapt(model); got {type(adapter).__name__}")
 
 
 def singular_parts(weight: Tensor, count: int) -> RankOne:

@@ -23,3 +23,8 @@ def is_integral(tensor: Tensor) -> bool:
 def is_integer(value: Any) -> bool:
     """Whether it is one integer, Python's or NumPy's; a truth value is none."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one real number, Python's or NumPy's, perhaps NaN; a truth value is none."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

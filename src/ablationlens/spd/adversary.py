@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ablationlens.data.checks import is_integer
+from ablationlens.data.checks import is_integer, is_number
 from ablationlens.errors import InputError
 from ablationlens.spd.decomposition import Where
 from ablationlens.spd.sources import Sources
@@ -41,10 +41,12 @@ class Ascent:
     def __post_init__(self) -> None:
         if not is_integer(self.steps) or self.steps < 1:
             raise InputError(f"steps is a whole number from 1; got {self.steps!r}: without steps use Stochastic()")
-        if not 0 < self.step_size <= 1:
+        if not is_number(self.step_size) or not 0 < self.step_size <= 1:
             raise InputError(f"step_size is from 0 to 1, and more than 0; got {self.step_size!r}")
         if self.scope not in SCOPES:
             raise InputError(f"scope is 'example' or 'shared'; got {self.scope!r}")
+        object.__setattr__(self, "steps", int(self.steps))  # as Python's own numbers, which JSON knows
+        object.__setattr__(self, "step_size", float(self.step_size))
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,9 @@ def ascend(
 
     Returns:
         The sources, without a graph. Gradients of parameters are not touched.
+
+    Raises:
+        InputError: if a loss is NaN from the start.
     """
     sources = {where: one.detach().clone() for where, one in start.items()}
     best: Sources = {}
@@ -101,11 +106,16 @@ def ascend(
         if last:
             break
         for (where, one), slope in zip(sources.items(), slopes, strict=True):
-            change = ascent.step_size * slope.sign()
+            change = ascent.step_size * slope.sign().nan_to_num()  # no slope is known beyond an infinite loss
             if fixed is not None and where in fixed:
                 change[..., list(fixed[where])] = 0.0
             sources[where] = (one + change).clamp_(0, 1)
     assert highest is not None
+    if bool(highest.isnan().any()):
+        raise InputError(
+            f"the loss of examples {highest.isnan().nonzero()[:, 0].tolist()[:5]} is not a number: look for NaN in the "
+            "inputs and weights, and for outputs beyond the range of the model's dtype (model.float())"
+        )
     return Found(best, highest.cpu(), torch.stack(trace))
 
 

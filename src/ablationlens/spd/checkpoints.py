@@ -16,6 +16,7 @@ from ablationlens.spd.decomposition import Decomposition
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 """What Adam keeps of each parameter."""
+HEADER: dict[str, Any] = {"step": int, "seconds": int | float, "history": list, "tensors": list}
 
 
 class Progress(NamedTuple):
@@ -85,8 +86,15 @@ def _check_whole(
     path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> None:
     """Refuse a checkpoint that lacks something, or holds it in another shape."""
-    absent = [name for name in ("step", "seconds", "history", "tensors") if name not in header]
-    needed = [f"weight/{name}" for name in weights] + (absent or list(header["tensors"]))
+    for name, kinds in HEADER.items():
+        if name not in header:
+            raise StoreError(f"{path} is damaged: it lacks {name}; delete it, and train again")
+        if not isinstance(header[name], kinds):
+            raise StoreError(f"{path} is damaged: its {name} is {header[name]!r:.40}; delete it, and train again")
+    needed = [f"weight/{name}" for name in weights] + [str(name) for name in header["tensors"]]
+    extra = sorted(arrays.keys() - set(needed))
+    if extra:
+        raise StoreError(f"{path} is damaged: {extra[0]} is one too many; delete it, and train again")
     for name in needed:
         if name not in arrays:
             raise StoreError(f"{path} is damaged: it lacks {name}; delete it, and train again")
@@ -97,6 +105,8 @@ def _check_whole(
                 f"{path} is damaged: {name} is {list(arrays[name].shape)} and not {list(shape)}; delete it, and train "
                 "again"
             )
+        if not np.isfinite(arrays[name]).all():
+            raise StoreError(f"{path} is damaged: {name} holds NaN or infinity; delete it, and train again")
 
 
 def _weights(progress: Progress) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ablationlens.adapters.base import Adapter
+from ablationlens.adapters.base import Adapter, check_adapter
 from ablationlens.adapters.watch import Watch
 from ablationlens.data import Batch
 from ablationlens.data.checks import is_integer
@@ -23,7 +23,7 @@ from ablationlens.layout import reads_encoder
 from ablationlens.packing import choose
 from ablationlens.registry import Registry
 from ablationlens.sites import RankOne, Tap
-from ablationlens.spd.functions import ImportanceFunction
+from ablationlens.spd.functions import ImportanceFunction, check_fits
 from ablationlens.spd.sigmoids import sigmoid as sigmoid_of
 from ablationlens.spd.signature import signature, warn_of_other_weights
 
@@ -39,13 +39,21 @@ class Part(nn.Module):
         V: [in, C], what each component reads.
         U: [C, out], what it writes.
         function: how important each is for an input; None: all are, everywhere.
+
+    Raises:
+        InputError: if V and U are no finite float matrices that fit each other, or the function is of another module.
     """
 
     def __init__(
         self, V: Float[Tensor, "in C"], U: Float[Tensor, "C out"], function: ImportanceFunction | None = None
     ) -> None:
         super().__init__()
-        RankOne(V, U)  # checks the shapes
+        RankOne(V, U)  # checks the factors
+        if (V.dtype, V.device) != (U.dtype, U.device):
+            came = f"V {V.dtype} on {V.device} and U {U.dtype} on {U.device}"
+            raise InputError(f"V and U of a part are of one type on one device; got {came}: U.to(V)")
+        if function is not None:
+            check_fits(function, V.shape[1], V.shape[0])
         self.V, self.U = nn.Parameter(V.detach().clone()), nn.Parameter(U.detach().clone())
         self.function = function
 
@@ -60,16 +68,23 @@ class Part(nn.Module):
         return (self.V @ self.U).T
 
     def codes(self, x: Float[Tensor, "*rows in"] | Int[Tensor, "*rows"]) -> Float[Tensor, "*rows C"]:
-        """What each component reads of an input; tokens, which an embedding reads, stand for one-hot rows."""
+        """What each component reads of an input; tokens, which an embedding reads, stand for one-hot rows.
+
+        Raises:
+            InputError: if the input has another width, or is no tensor.
+        """
+        self._check_input(x)
         return x.to(self.V.dtype) @ self.V if x.is_floating_point() else functional.embedding(x, self.V)
 
     def importance(self, x: Float[Tensor, "*rows in"] | Int[Tensor, "*rows"]) -> Float[Tensor, "*rows C"]:
         """What the importance function gives for an input, before the sigmoid; 1 where there is none.
 
         Raises:
-            InputError: if it gives another number of them, or reads features where there are tokens.
+            InputError: if the input does not fit, or the function gives another number of them, or reads features
+                where there are tokens.
         """
-        rows = x.shape[:-1] if x.is_floating_point() else x.shape
+        self._check_input(x)
+        rows = rows_of(x)
         if self.function is None:
             return self.V.new_ones(*rows, self.components)
         if not (x.is_floating_point() or self.function.reads_codes):
@@ -81,6 +96,12 @@ class Part(nn.Module):
         if found.shape != (*rows, self.components):
             raise InputError(f"importances are {[*rows, self.components]} numbers; got {list(found.shape)}")
         return found
+
+    def _check_input(self, x: Any) -> None:
+        width = len(self.V)
+        if not isinstance(x, Tensor) or (x.is_floating_point() and (not x.ndim or x.shape[-1] != width)):
+            came = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"the input of this module is a tensor [..., {width}]; got {came}")
 
 
 @dataclass(frozen=True)
@@ -111,7 +132,7 @@ class Decomposition(nn.Module):
         provenance: where it comes from, JSON-able.
 
     Raises:
-        InputError: if there are no parts.
+        InputError: if there are no parts, or they go by something else than (layer, logical module).
         UnknownNameError: if there is no such sigmoid.
     """
 
@@ -119,17 +140,12 @@ class Decomposition(nn.Module):
         self, parts: Mapping[Where, Part], *, sigmoid: str = "leaky_hard", provenance: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__()
-        wrong = [part for part in parts.values() if not isinstance(part, Part)]
-        if wrong:
-            raise InputError(f"components are al.spd.Part(V, U), by (layer, module); got {type(wrong[0]).__name__}")
-        if not parts:
-            raise InputError(
-                'a decomposition has the components of some modules: {(0, "attn.q"): Part(V, U)}; got none'
-            )
-        self.places: tuple[Where, ...] = tuple(parts)
+        self.places: tuple[Where, ...] = _places(parts)
         self._parts = nn.ModuleList(parts.values())
         self.sigmoid = sigmoid
         self._squash = sigmoid_of(sigmoid)
+        if not isinstance(provenance, Mapping | None):
+            raise InputError(f"provenance says where it comes from, {{'from': ...}}; got {provenance!r:.60}")
         self.provenance = dict(provenance or {})
 
     def __repr__(self) -> str:
@@ -180,8 +196,7 @@ class Decomposition(nn.Module):
         Raises:
             InputError: if a module is missing, or has another shape, or is a part of another one.
         """
-        if not isinstance(adapter, Adapter):
-            raise InputError(f"expected an adapter, al.adapt(model); got {type(adapter).__name__}")
+        check_adapter(adapter)
         found: dict[Where, Tensor] = {}
         adapter.layout.refuse_parts_of_another(self.places)
         for where, part in self.items():
@@ -261,11 +276,9 @@ class Decomposition(nn.Module):
             InputError: if the data or the model does not fit.
         """
         self.weights(adapter)
-        if not isinstance(data, Batch) or not len(data):
-            raise InputError(f"the data is a Batch of examples, al.batch(inputs, tokenizer=...); got {data!r:.60}")
+        check_data(adapter, data)
         if rows is not None and (not is_integer(rows) or rows < 1):
             raise InputError(f"rows is a whole number from 1; got {rows!r}")
-        adapter.check_data(data)
         size = rows or choose(len(data), data.length, adapter.device, adapter.vocabulary).examples
         here, taps = data.to(adapter.device), read_taps(self, adapter)
         chunks: dict[Where, list[Tensor]] = {where: [] for where in self.places}
@@ -283,6 +296,25 @@ class Decomposition(nn.Module):
         return {where: torch.cat(chunk) for where, chunk in chunks.items()}
 
 
+def _places(parts: Any) -> tuple[Where, ...]:
+    """The places of the parts.
+
+    Raises:
+        InputError: if these are no parts by layer and module.
+    """
+    if not isinstance(parts, Mapping) or not parts:
+        came = "none" if isinstance(parts, Mapping) else type(parts).__name__
+        raise InputError(
+            f'a decomposition has the components of some modules: {{(0, "attn.q"): al.spd.Part(V, U)}}; got {came}'
+        )
+    for where, part in parts.items():
+        if not isinstance(where, tuple) or len(where) != 2 or not is_integer(where[0]) or not isinstance(where[1], str):
+            raise InputError(f'components go by (layer, logical module), such as (0, "attn.q"); got {where!r}')
+        if not isinstance(part, Part):
+            raise InputError(f"components are al.spd.Part(V, U), by (layer, module); got {type(part).__name__}")
+    return tuple((int(layer), module) for layer, module in parts)
+
+
 def read_taps(decomposition: Decomposition, adapter: Adapter) -> dict[Where, Tap]:
     """Where the input of each module shows: its own, or that of the fused matrix that it is a part of."""
     taps: dict[Where, Tap] = {}
@@ -290,6 +322,22 @@ def read_taps(decomposition: Decomposition, adapter: Adapter) -> dict[Where, Tap
         own, (read, _) = Tap(layer, module, "in"), rank_one_taps(adapter.layout.module(layer, module))
         taps[layer, module] = own if adapter.has(own) else read
     return taps
+
+
+def rows_of(read: Tensor) -> torch.Size:
+    """The rows of a module's input, [*rows, in]; of an embedding's, whose rows are tokens, all of its shape."""
+    return read.shape[:-1] if read.is_floating_point() else read.shape
+
+
+def check_data(adapter: Adapter, data: Batch) -> None:
+    """Refuse what are no examples, or none of this model.
+
+    Raises:
+        InputError: with the line to type instead.
+    """
+    if not isinstance(data, Batch) or not len(data):
+        raise InputError(f"the data is a Batch of examples, al.batch(inputs, tokenizer=...); got {data!r:.60}")
+    adapter.check_data(data)
 
 
 def name_of(where: Where) -> str:
@@ -300,5 +348,8 @@ def name_of(where: Where) -> str:
 def _checked(lower: Tensor, where: Where) -> Tensor:
     """Refuse importances that cannot be masks: a smooth sigmoid leaves [0, 1] a little, which is clamped."""
     if not bool(torch.isfinite(lower).all()):
-        raise InputError(f"importances of {name_of(where)} are not finite: its importance function is damaged")
+        raise InputError(
+            f"importances of {name_of(where)} are not finite: look for NaN or infinity in the inputs, in the model's "
+            "weights and in the importance function"
+        )
     return lower.clamp(0, 1)

@@ -39,7 +39,9 @@ def diverged(
     ours, theirs = logits.to(wide), target.to(wide)
     if divergence == "kl":
         ours, theirs = ours.log_softmax(-1), theirs.log_softmax(-1)
-        by_row = (theirs.exp() * (theirs - ours)).sum(-1)
+        p = theirs.exp()
+        # where a model rules an entry out with -inf, 0 log 0 = 0
+        by_row = (p * (theirs - ours)).masked_fill(p == 0, 0).sum(-1)
     else:
         by_row = (ours - theirs).square().mean(-1)
     if by_row.ndim == 1:

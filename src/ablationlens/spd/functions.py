@@ -146,20 +146,51 @@ def importance_function(kind: str, components: int, width: int, hidden: Sequence
 
     Raises:
         UnknownNameError: if there is no such kind.
-        InputError: if the hidden layers do not fit the kind.
+        InputError: if the hidden layers do not fit the kind, or there are no components or features.
     """
-    if kind not in FUNCTIONS:
-        raise UnknownNameError(f"no importance function '{kind}': there are {', '.join(FUNCTIONS)}")
+    if not isinstance(kind, str) or kind not in FUNCTIONS:
+        raise UnknownNameError(f"no importance function {kind!r}: there are {', '.join(FUNCTIONS)}")
+    for name, value in (("components", components), ("width", width)):
+        if not is_integer(value) or value < 1:
+            raise InputError(f"{name} is a whole number from 1; got {value!r}")
     return FUNCTIONS[kind](components, width, hidden)
 
 
+def check_fits(function: ImportanceFunction, components: int, width: int) -> None:
+    """Refuse an importance function that is none, or is for another module.
+
+    Args:
+        function: one of `FUNCTIONS`, whose weights say what it is for; nothing is known of any other.
+        components: of the module, the remainder not counted.
+        width: features of the module's input.
+
+    Raises:
+        InputError: saying what its weights are, and what they would be.
+    """
+    if not isinstance(function, ImportanceFunction):
+        raise InputError(
+            f"an importance function is al.spd.importance_function('mlp', components={components}, width={width}, "
+            f"hidden=(16,)), or None; got {function!r:.60}"
+        )
+    if type(function) not in FUNCTIONS.values():
+        return
+    with torch.device("meta"):
+        wanted = importance_function(function.kind, components, width, function.hidden).state_dict()
+    for name, value in function.state_dict().items():
+        if value.shape != wanted[name].shape:
+            raise InputError(
+                f"this importance function '{function.kind}' is of another module: its {name} is {list(value.shape)}, "
+                f"and for {components} components and {width} input features it is {list(wanted[name].shape)}"
+            )
+
+
 def _checked(hidden: Sequence[int], kind: str) -> tuple[int, ...]:
-    if not hidden:
+    if isinstance(hidden, Sequence) and not hidden:
         raise InputError(f"an importance function '{kind}' needs a hidden layer, hidden=(16,); 'shared_mlp' needs none")
     return _widths(hidden)
 
 
 def _widths(hidden: Sequence[int]) -> tuple[int, ...]:
-    if not all(is_integer(width) and width >= 1 for width in hidden):
-        raise InputError(f"hidden are widths of layers, whole numbers from 1, such as (16,); got {tuple(hidden)!r}")
+    if not isinstance(hidden, Sequence) or not all(is_integer(width) and width >= 1 for width in hidden):
+        raise InputError(f"hidden are widths of layers, whole numbers from 1, such as (16,); got {hidden!r}")
     return tuple(int(width) for width in hidden)

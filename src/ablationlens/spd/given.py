@@ -7,11 +7,12 @@ other.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
 from ablationlens.errors import InputError
-from ablationlens.spd.decomposition import Decomposition, Where, name_of
+from ablationlens.spd.decomposition import Decomposition, Where, name_of, rows_of
 
 
 def check_sources(sources: Tensor, importances: Tensor, where: Where) -> None:
@@ -64,14 +65,18 @@ def check_given(values: Mapping[Where, Tensor], what: str, decomposition: Decomp
     Raises:
         InputError: if a module is missing or one too many, the examples are others, or a number is outside [0, 1].
     """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{what} are tensors by (layer, module); got {type(values).__name__}")
     for where in dict.fromkeys([*decomposition.places, *values]):
         if where not in values or where not in decomposition.places:
             has = "and there are none of" if where not in values else "which has no"
             raise InputError(f"{what} are of every module of the decomposition, {has} {name_of(where)}")
-        if not values[where].ndim or values[where].shape[0] not in (1, examples):
+        one: Any = values[where]
+        if not isinstance(one, Tensor) or not one.ndim or one.shape[0] not in (1, examples):
+            came = list(one.shape) if isinstance(one, Tensor) else type(one).__name__
             raise InputError(
-                f"the {what} of {name_of(where)} are of {examples} examples, or [1, ...] for all alike; got "
-                f"{list(values[where].shape)}"
+                f"the {what} of {name_of(where)} are a tensor of {examples} examples, or [1, ...] for all alike; got "
+                f"{came}"
             )
     check_range(values, what)
 
@@ -93,9 +98,9 @@ def importances_at(
     found: dict[Where, Tensor] = {}
     for where, part in decomposition.items():
         one, read = importances[where], inputs[where]
-        rows = list(read.shape[:-1] if read.is_floating_point() else read.shape)
+        rows = list(rows_of(read))
         alike, width = [1] * len(rows), part.components
-        own = one if len(one) == 1 else one[index]
+        own = one.clone() if len(one) == 1 else one[index]  # a new one, of use to autograd in any mode
         if list(own.shape) not in ([*rows, width], [*alike, width]):
             raise InputError(
                 f"the importances of {name_of(where)} are [examples, {', '.join(map(str, [*rows[1:], width]))}], or "
@@ -122,7 +127,7 @@ def sources_at(
     found: dict[Where, Tensor] = {}
     for where, lower in importances.items():
         one = sources[where]
-        own = (one if len(one) == 1 else one[index.to(one.device)]).to(lower.device)
+        own = (one.clone() if len(one) == 1 else one[index.to(one.device)]).to(lower.device)
         check_sources(own, lower, where)
         if shared and own.shape[:-1].numel() != 1:
             raise InputError(

@@ -9,7 +9,7 @@ the bridge computes everything natively: attention patterns, heads and weights a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ablationlens.data.checks import is_integer, is_number
 from ablationlens.errors import InputError, StoreError
+from ablationlens.files import as_path
 from ablationlens.spd.run_files import latest_checkpoint, read_state, read_yaml
 from ablationlens.spd.run_state import TARGET, sorted_state
 
@@ -86,7 +88,7 @@ def load_target(
             weights.
         InputError: for another model than this, or rotary positions in adjacent pairs, which the bridge has not.
     """
-    file = latest_checkpoint(Path(path))
+    file = latest_checkpoint(as_path(path, "model_500.pth"))
     given = _config(file, config)
     raw = read_state(file)
     try:
@@ -103,7 +105,7 @@ def _config(file: Path, config: Mapping[str, Any] | str | PathLike[str] | None) 
     if isinstance(config, Mapping):
         return dict(config)
     if config is not None:
-        return read_yaml(Path(config))
+        return read_yaml(as_path(config, MODEL_CONFIG))
     near = [folder / MODEL_CONFIG for folder in (file.parent, file.parent.parent)]
     found = next((own for own in near if own.is_file()), None)
     if found is None:
@@ -130,13 +132,15 @@ def _shape(config: Mapping[str, Any], target: Mapping[str, Tensor]) -> Shape:
             "weights as they are: adapt the model itself, al.adapt(model, architecture=al.Architecture(...))"
         )
     needed = ("vocab_size", "n_layer", "n_head", "n_embd", "n_intermediate", "block_size")
-    lacks = next((name for name in needed if not isinstance(config.get(name), int)), None)
-    if lacks is not None:
-        raise StoreError(f"the settings of the target lack {lacks}: give those of {MODEL_CONFIG}")
+    for name in needed:
+        _check_setting(config, name, is_integer)
     grouped = bool(config.get("use_grouped_query_attention", True))
     heads, width = int(config["n_head"]), int(config["n_embd"])
-    if grouped and not isinstance(config.get("n_key_value_heads"), int):
-        raise StoreError(f"the settings of the target lack n_key_value_heads: give those of {MODEL_CONFIG}")
+    if grouped:
+        _check_setting(config, "n_key_value_heads", is_integer)
+    for name, fits in (("n_ctx", is_integer), ("rotary_base", is_number), ("rms_norm_eps", is_number)):
+        if name in config:
+            _check_setting(config, name, fits)
     shape = Shape(
         vocab_size=config["vocab_size"],
         n_layer=config["n_layer"],
@@ -155,6 +159,14 @@ def _shape(config: Mapping[str, Any], target: Mapping[str, Tensor]) -> Shape:
         raise StoreError(f"{width} features are not {heads} heads that share {shape.n_key_value_heads} keys and values")
     _check_shapes(shape, target)
     return shape
+
+
+def _check_setting(config: Mapping[str, Any], name: str, fits: Callable[[Any], bool]) -> None:
+    """Refuse a setting that is missing, or no number above 0."""
+    if config.get(name) is None:
+        raise StoreError(f"the settings of the target lack {name}: give those of {MODEL_CONFIG}")
+    if not fits(config[name]) or not config[name] > 0:
+        raise StoreError(f"{name} of the target is a number above 0; its settings say {config[name]!r}")
 
 
 def _check_shapes(shape: Shape, target: Mapping[str, Tensor]) -> None:

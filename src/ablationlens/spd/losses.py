@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ablationlens.data.checks import is_number
 from ablationlens.errors import InputError
 from ablationlens.spd.adversary import STARTS, Ascent, Start
 from ablationlens.spd.decomposition import Decomposition, Importances, Where
@@ -19,7 +20,7 @@ from ablationlens.spd.sources import Sampling, check_sampling
 
 
 def _check_coefficient(coefficient: float) -> None:
-    if not 0 < coefficient < float("inf"):
+    if not is_number(coefficient) or not 0 < coefficient < float("inf"):
         raise InputError(f"a coefficient is a number above 0; got {coefficient!r}: leave the loss out instead")
 
 
@@ -67,11 +68,12 @@ class Minimality:
 
     def __post_init__(self) -> None:
         _check_coefficient(self.coefficient)
-        if not all(0 < p < float("inf") for p in (self.p, self.p if self.p_end is None else self.p_end)):
+        powers = (self.p, self.p if self.p_end is None else self.p_end)
+        if not all(is_number(p) and 0 < p < float("inf") for p in powers):
             raise InputError(f"p is a power above 0; got p={self.p!r}, p_end={self.p_end!r}")
-        if not 0 <= self.begin <= self.end <= 1:
+        if not all(map(is_number, (self.begin, self.end))) or not 0 <= self.begin <= self.end <= 1:
             raise InputError(f"annealing goes from begin to end, 0 to 1; got begin={self.begin!r}, end={self.end!r}")
-        if not 0 <= self.beta < float("inf"):
+        if not is_number(self.beta) or not 0 <= self.beta < float("inf"):
             raise InputError(f"beta is a price from 0; got {self.beta!r}")
 
     def power(self, progress: float) -> float:
@@ -123,6 +125,8 @@ class Reconstruction:
             raise InputError(f"an adversary is an al.spd.Ascent(steps, step_size); got {self.adversary!r}")
         if self.start not in STARTS:
             raise InputError(f"start is one of {', '.join(STARTS)}; got {self.start!r}")
+        if not isinstance(self.remainder, bool):
+            raise InputError(f"remainder is True, sources of its own, or False, left out; got {self.remainder!r}")
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -31,7 +32,7 @@ from ablationlens.randomness import raw
 from ablationlens.registry import Part, Registry
 from ablationlens.sites import RankOne
 from ablationlens.spd.adversary import STARTS, Ascent, Found, Scope, Start, ascend
-from ablationlens.spd.decomposition import Decomposition, Where, name_of
+from ablationlens.spd.decomposition import Decomposition, Where, check_data, name_of
 from ablationlens.spd.forward import GatedModel, Gates
 from ablationlens.spd.given import check_given, check_range, importances_at, sources_at
 from ablationlens.spd.objective import Aim, Objective
@@ -81,7 +82,13 @@ class Mode(Base):
         """Sources of one sample, [example, *position, C + 1] of each module, on the CPU."""
 
     def module_gates(self, adapter: Adapter, data: Batch, sample: int = 0) -> dict[Where, Gates]:
-        """Gates of the components of each module, for one sample: [example, *position, C], and of the remainder."""
+        """Gates of the components of each module, for one sample: [example, *position, C], and of the remainder.
+
+        Raises:
+            InputError: if the model or the data does not fit, or the sample is no number from 0.
+        """
+        if not is_integer(sample) or sample < 0:
+            raise InputError(f"sample is a whole number from 0; got {sample!r}")
         importances = self.decomposition.importances(adapter, data)
         return self.gates_with(importances, self.sources(adapter, data, importances, sample))
 
@@ -142,6 +149,16 @@ class Mode(Base):
             found[where] = part
         return found
 
+    def _laid_with(
+        self,
+        registry: Registry,
+        parts: Mapping[Where, Part],
+        importances: Mapping[Where, Tensor],
+        sources: Mapping[Where, Tensor],
+    ) -> Tensor:
+        """Gates of importances and sources, in the order of the registry's columns."""
+        return self._laid_out(registry, parts, self._gates_with(importances, sources))
+
     def _laid_out(self, registry: Registry, parts: Mapping[Where, Part], gates: Mapping[Where, Gates]) -> Tensor:
         """Gates in the order of the registry's columns."""
         first = next(iter(gates.values())).parts
@@ -200,7 +217,7 @@ class Stochastic(Mode):
         if not is_integer(n_samples) or n_samples < 1:
             raise InputError(f"n_samples is a whole number from 1; got {n_samples!r}")
         _check_seed(seed)
-        self.n_samples, self.seed = n_samples, seed
+        self.n_samples, self.seed = int(n_samples), int(seed)  # as Python's own, which JSON knows
         self.sampling: Sampling = sampling
 
     @property
@@ -272,10 +289,11 @@ class PGD(Mode):
         super().__init__(decomposition, remainder=remainder)
         self.ascent = Ascent(steps, step_size, scope)
         self.again = _again(self.ascent, reoptimise, reoptimise_steps)
-        self.starts: tuple[Start, ...] = (starts,) if isinstance(starts, str) else tuple(starts)
         _check_seed(seed)
-        if not self.starts or any(start not in STARTS for start in self.starts):
-            raise InputError(f"starts are {', '.join(STARTS)}; got {starts!r}")
+        given: Any = [starts] if isinstance(starts, str) else starts
+        if not isinstance(given, Sequence) or not given or any(start not in STARTS for start in given):
+            raise InputError(f"starts are one or several of {', '.join(STARTS)}, in a list; got {starts!r}")
+        self.starts: tuple[Start, ...] = tuple(given)
         self.aim = Aim(output)
         if self.again is not None and self.aim.taps:
             read = ", ".join(map(str, self.aim.taps))
@@ -283,7 +301,7 @@ class PGD(Mode):
                 f"an ascent under each mask sees logits alone, and this output reads {read}: leave reoptimise out, or "
                 "give an output of logits"
             )
-        self.seed = seed
+        self.seed = int(seed)
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -311,9 +329,7 @@ class PGD(Mode):
         sources, parts = self.sources(adapter, data, importances, 0), self._parts(registry)
         self._warn_if_rising(adapter, data, importances, sources)
 
-        def laid_out(lower: Mapping[Where, Tensor], sources: Mapping[Where, Tensor]) -> Tensor:
-            return self._laid_out(registry, parts, self._gates_with(lower, sources))
-
+        laid_out = partial(self._laid_with, registry, parts)  # and no function of this call, which could not be pickled
         here, begin = ({at: one.to(adapter.device) for at, one in held.items()} for held in (importances, sources))
         return laid_out(importances, sources)[None], WarmStart(here, begin, laid_out, self.again, self.aim)
 
@@ -368,9 +384,11 @@ class PGD(Mode):
             The worst of all starts: for each example, or over all for a scope of "shared". On the CPU.
 
         Raises:
-            InputError: for importances or sources of another model or shape, or outside [0, 1].
+            InputError: if model, data, importances or sources do not fit, a number is outside [0, 1], or the ascent
+                has another scope.
         """
-        ascent = self.ascent if ascent is None else ascent
+        ascent = self._ascent(ascent)
+        check_data(adapter, data)
         for given, what in ((importances, "importances"), (begin, "sources")):
             if given is not None:
                 check_given(given, what, self.decomposition, len(data))
@@ -423,6 +441,15 @@ class PGD(Mode):
                 chunks.append(_worst(found, self.ascent.scope))
         return _joined(chunks)
 
+    def _ascent(self, given: Ascent | None) -> Ascent:
+        """The ascent that was given, or the mode's own."""
+        if given is None:
+            return self.ascent
+        if not isinstance(given, Ascent) or given.scope != self.ascent.scope:
+            line = f"al.spd.Ascent(steps=20, step_size=0.1, scope={self.ascent.scope!r})"
+            raise InputError(f"an ascent in place of the mode's own is {line}; got {given!r}")
+        return given
+
     def _begun(self, importances: Mapping[Where, Tensor], index: Tensor) -> list[Sources]:
         """The sources that each start begins with, for some examples."""
         begun: list[Sources] = []
@@ -457,7 +484,7 @@ def _again(ascent: Ascent, reoptimise: bool, steps: int | None) -> Ascent | None
         )
     if steps is not None and (not is_integer(steps) or steps < 1):
         raise InputError(f"reoptimise_steps is a whole number from 1; got {steps!r}")
-    return ascent if steps is None else replace(ascent, steps=steps)
+    return ascent if steps is None else replace(ascent, steps=int(steps))
 
 
 def _check_seed(seed: Any) -> None:
@@ -499,8 +526,8 @@ def _uniform(shape: tuple[int, ...], seed: int, where: Where, sample: int, examp
 
 
 def _rows_of(values: Tensor, index: Tensor, adapter: Adapter) -> Tensor:
-    """Values of some examples, on the model's device; those of all examples stay as they are."""
-    return (values if len(values) == 1 else values[index]).to(adapter.device)
+    """Values of some examples, or those of all, on the model's device; new ones, of use to autograd in any mode."""
+    return (values.clone() if len(values) == 1 else values[index]).to(adapter.device)
 
 
 def _worst(found: Sequence[Found], scope: Scope) -> Found:

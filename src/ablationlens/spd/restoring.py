@@ -25,7 +25,7 @@ def restored(
         prefix: of the names in the file, for messages.
 
     Raises:
-        StoreError: if a tensor is missing, or one too many, or of another shape.
+        StoreError: if a tensor is missing, or one too many, or of another shape or type, or not finite.
         InputError: for an unknown kind, or hidden layers that do not fit it.
     """
     with torch.device("meta"):
@@ -44,5 +44,10 @@ def restored(
                 f"{prefix}{name} has shape {list(state[name].shape)}: {described} and {width} input features has "
                 f"{list(value.shape)} there"
             )
+        dtype = next(iter(state.values())).dtype
+        if not state[name].is_floating_point() or state[name].dtype != dtype:
+            raise StoreError(f"{prefix}{name} is {state[name].dtype}: the weights of a function are of one float type")
+        if not bool(torch.isfinite(state[name]).all()):
+            raise StoreError(f"{prefix}{name} holds NaN or infinity")
     function.load_state_dict(dict(state), assign=True)
     return function

@@ -59,7 +59,11 @@ def read_state(file: Path) -> dict[str, Tensor]:
         raise StoreError(f"{file} is damaged or no checkpoint ({reason}); copy it again") from error
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise StoreError(f"{file} holds a {type(found).__name__}, and a checkpoint of goodfire-ai/spd is a state dict")
-    return {str(name): value for name, value in cast("Mapping[Any, Tensor]", found).items()}
+    state = {str(name): value for name, value in cast("Mapping[Any, Tensor]", found).items()}
+    for name, value in state.items():
+        if value.layout != torch.strided:
+            raise StoreError(f"{file}: {name} is a sparse tensor, and those of a checkpoint are not")
+    return state
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

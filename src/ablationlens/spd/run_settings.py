@@ -57,11 +57,11 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     own = _importances(config)
     kind, hidden = own.get("kind", DEFAULT_KIND), own.get("hidden", DEFAULT_HIDDEN)
     sigmoid = config.get("sigmoid_type", DEFAULT_SIGMOID)
-    if kind not in FUNCTIONS:
+    if not isinstance(kind, str) or kind not in FUNCTIONS:
         raise StoreError(f"{CONFIG}: ci_fn_type is {kind!r}, and not one of {', '.join(FUNCTIONS)}")
     if not isinstance(hidden, list | tuple) or not all(isinstance(one, int) and one > 0 for one in hidden):
         raise StoreError(f"{CONFIG}: ci_fn_hidden_dims is a list of widths; got {hidden!r}")
-    if sigmoid not in SIGMOIDS:
+    if not isinstance(sigmoid, str) or sigmoid not in SIGMOIDS:
         raise StoreError(f"{CONFIG}: sigmoid_type is {sigmoid!r}, and not one of {', '.join(SIGMOIDS)}")
     return Settings(str(kind), tuple(cast("list[int]", hidden)), str(sigmoid), tuple(_patterns(config)))
 
@@ -85,6 +85,9 @@ def _importances(config: Mapping[str, Any]) -> dict[str, Any]:
 def _patterns(config: Mapping[str, Any]) -> list[tuple[str, int]]:
     if "target_module_patterns" in config:  # older: one number for all
         lists = [("", config["target_module_patterns"]), (f".{IDENTITY}", config.get("identity_module_patterns"))]
+        wrong = next((given for _, given in lists if not isinstance(given, list | None)), None)
+        if wrong is not None:
+            raise StoreError(f"{CONFIG}: target_module_patterns is a list of patterns of module paths; got {wrong!r}")
         return [(f"{pattern}{end}", _count(config.get("C"))) for end, given in lists for pattern in given or ()]
     if not config.get("module_info"):
         raise StoreError(f"{CONFIG} lacks module_info, which says how many components each module has")

@@ -94,6 +94,6 @@ def sigmoid(name: str) -> Sigmoid:
     Raises:
         UnknownNameError: if there is none.
     """
-    if name not in SIGMOIDS:
-        raise UnknownNameError(f"no sigmoid '{name}': the sigmoids are {', '.join(SIGMOIDS)}")
+    if not isinstance(name, str) or name not in SIGMOIDS:
+        raise UnknownNameError(f"no sigmoid {name!r}: the sigmoids are {', '.join(SIGMOIDS)}")
     return SIGMOIDS[name]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
-from ablationlens.adapters.base import Adapter, singular_parts
+from ablationlens.adapters.base import Adapter, check_adapter, layer_numbers, singular_parts
 from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError
 from ablationlens.spd.decomposition import Decomposition, Part, Where, name_of
@@ -38,8 +38,8 @@ def svd(
         UnknownNameError: for a layer or module that the model does not have.
         InputError: if a module has no matrix, or fewer singular parts, or is a part of another one.
     """
-    given: Any = [layers] if is_integer(layers) else layers
-    chosen = None if given is None else [int(layer) for layer in given]
+    check_adapter(adapter)
+    chosen = None if layers is None else layer_numbers(layers)
     count = int(rank) if is_integer(rank) else 0
     parts: dict[Where, Part] = {}
     for module in adapter.layout.decomposable(chosen, modules):

@@ -17,17 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ablationlens.adapters.base import Adapter
+from ablationlens.adapters.base import Adapter, check_adapter, layer_numbers
 from ablationlens.data import Batch
-from ablationlens.data.checks import is_integer
+from ablationlens.data.checks import is_integer, is_number
 from ablationlens.errors import InputError
+from ablationlens.files import as_path
 from ablationlens.layout import reads_encoder
 from ablationlens.progress import announce, bar
 from ablationlens.provenance import packages
 from ablationlens.randomness import raw
 from ablationlens.spd.adversary import ascend, starting
 from ablationlens.spd.checkpoints import Progress, load_progress, save_progress
-from ablationlens.spd.decomposition import Decomposition, Importances, Part, Where, name_of
+from ablationlens.spd.decomposition import Decomposition, Importances, Part, Where, check_data, name_of
 from ablationlens.spd.divergence import Divergence, check_divergence, diverged
 from ablationlens.spd.forward import GatedModel, Runs, Target
 from ablationlens.spd.functions import importance_function
@@ -140,17 +141,20 @@ def train(
         InputError: if the model has no such modules, a setting does not fit, or the loss is no longer finite.
         StoreError: if the checkpoint is of another training, or damaged.
     """
+    check_adapter(adapter)
     check_divergence(output)
     components = _components(adapter, modules, n_components, layers)
     given: Any = (losses,) if isinstance(losses, Loss) else losses
-    if not isinstance(hidden, Sequence) or not isinstance(given, Sequence):
-        raise InputError(f"hidden and losses are several, hidden=(16,); got {hidden!r} and {losses!r}")
+    if not isinstance(hidden, Sequence):
+        raise InputError(f"hidden and losses are several, hidden=(16,); got hidden={hidden!r}")
+    if not isinstance(given, Sequence):
+        raise InputError(f"hidden and losses are several, losses=[al.spd.Reconstruction()]; got losses={losses!r}")
     recipe = Recipe(
         components, tuple(given), output, steps, importance, tuple(hidden), sigmoid, learning_rate, warmup, rows, seed
     )
     _check(recipe)
     _check_embedding(adapter, recipe)
-    path = None if checkpoint is None else Path(checkpoint)
+    path = None if checkpoint is None else as_path(checkpoint, "training.safetensors")
     _check_call(adapter, data, path, every)
     with torch.inference_mode(False), torch.enable_grad():  # parameters that are made in inference mode cannot learn
         decomposition = begin(adapter, recipe)
@@ -304,7 +308,7 @@ class Training:
             batch = self.data(step)
             if not isinstance(batch, Batch):
                 raise InputError(f"data gives a Batch for each step, al.batch(...); got {type(batch).__name__}")
-            self.adapter.check_data(batch)
+            check_data(self.adapter, batch)
             return batch.to(self.adapter.device)
         index = torch.randint(len(self.data), (self.recipe.rows,), generator=generator)
         return self.data.take(index).to(self.adapter.device)
@@ -341,8 +345,7 @@ def _components(
     adapter: Adapter, modules: Sequence[str] | str | None, n_components: int | Mapping[str, int], layers: Any
 ) -> dict[Where, int]:
     """The modules to decompose, and how many components each gets."""
-    given = [layers] if is_integer(layers) else layers
-    chosen = None if given is None else [int(layer) for layer in given]
+    chosen = None if layers is None else layer_numbers(layers)
     found = adapter.layout.decomposable(chosen, modules)
     return {(module.layer, module.name): _count(adapter, module.name, n_components) for module in found}
 
@@ -370,7 +373,7 @@ def _check(recipe: Recipe) -> None:
             raise InputError(f"{name} is a whole number from 1; got {value!r}")
     if not is_integer(recipe.warmup) or recipe.warmup < 0:
         raise InputError(f"warmup is a number of steps from 0; got {recipe.warmup!r}")
-    if not 0 < recipe.learning_rate < float("inf"):
+    if not is_number(recipe.learning_rate) or not 0 < recipe.learning_rate < float("inf"):
         raise InputError(f"learning_rate is above 0; got {recipe.learning_rate!r}")
 
 
@@ -392,7 +395,7 @@ def _check_call(adapter: Adapter, data: Any, checkpoint: Path | None, every: Any
             f"{type(data).__name__}"
         )
     if isinstance(data, Batch):
-        adapter.check_data(data)
+        check_data(adapter, data)
     if not is_integer(every) or every < 1:
         raise InputError(f"every is a number of steps from 1; got {every!r}")
     if checkpoint is not None and checkpoint.is_dir():

@@ -95,7 +95,7 @@ def ablation_experiment(
         InputError: if names, modes or data do not fit; the message says what to type.
         UnknownNameError: for a head or component that there is not.
     """
-    _check(adapter, decomposition, patterns, gaps)
+    _check(adapter, decomposition, patterns, gaps, reoptimise)
     begun = time.perf_counter()
     asked = Asked(adapter, decomposition, ablate, free)
     named = _modes(decomposition, modes)
@@ -230,7 +230,7 @@ def _check_free(modes: Mapping[str, Mode]) -> None:
             )
 
 
-def _check(adapter: Any, decomposition: Any, patterns: Any, gaps: Any) -> None:
+def _check(adapter: Any, decomposition: Any, patterns: Any, gaps: Any, reoptimise: Any) -> None:
     if not isinstance(adapter, Adapter):
         raise InputError(f"the model is an adapter, al.adapt(model); got {type(adapter).__name__}")
     if not isinstance(decomposition, Decomposition):
@@ -239,12 +239,14 @@ def _check(adapter: Any, decomposition: Any, patterns: Any, gaps: Any) -> None:
         raise InputError(f"patterns are 'first', 'mean' or None; got {patterns!r}")
     if gaps not in ("modules", "whole"):
         raise InputError(f"gaps are of 'modules' or of the 'whole'; got {gaps!r}")
+    if not isinstance(reoptimise, bool):
+        raise InputError(f"reoptimise is True or False; got {reoptimise!r}")
 
 
 def _integers(positions: Any) -> tuple[int, ...] | None:
     if positions is None:
         return None
-    listed = list(positions) if isinstance(positions, Iterable) else [positions]
+    listed = [positions] if getattr(positions, "ndim", 1) == 0 or not isinstance(positions, Iterable) else [*positions]
     if not listed or not all(is_integer(one) for one in listed):
         raise InputError(f"positions are integers, from 0 or from -1 backwards, or None for all; got {positions!r}")
     return tuple(int(one) for one in listed)

@@ -202,6 +202,7 @@ class AblationExperiment:
             of_arms = list(zip(header["ablations"], header["operations"], strict=True))
             sets = labelled(groups[0], groups[1], groups[2], of_modes, of_arms, header["modules"], header["examples"])
             traces = {name: arrays[f"traces.{number}"] for number, name in enumerate(header["traces"])}
+            int(header["provenance"]["data"]["positions"])  # which tables have
             patterns = None
             if "patterns" in arrays:
                 shown = header["patterns"]

@@ -86,6 +86,10 @@ def slice_of(asked: Restricted, decomposition: Decomposition, registry: Registry
         InputError: for a remainder, a module that no attention reads or writes through, or a fused one of which no
             projection is named.
     """
+    if not isinstance(asked.component, str | Component):
+        raise InputError(
+            f"a component goes by its name, al.spd.Restricted('L1.attn.q rank_one 5', head=2); got {asked.component!r}"
+        )
     component, layout = registry[registry.column(asked.component)], adapter.layout
     where, name = (component.site.layer, component.site.module), component.site.module
     if component.index == decomposition[where].components:
