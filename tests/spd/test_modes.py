@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 from itertools import pairwise
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from ablationlens.masks.base import Base
 from ablationlens.spd import PGD, Decomposition, Deterministic, Part, Stochastic
 from tests import models
 from tests.conftest import HOSTS, Host, host_of
+from tests.passes import before_each_pass
 from tests.spd.small import COUNT, PLACES, decomposed, logits_under
 
 MODES: dict[str, Any] = {
@@ -146,6 +149,27 @@ def test_outputs_are_means_over_samples_and_so_are_gradients(torch_gpt2: Host) -
     assert torch.allclose(both(masks[:1], data), both.sweep(masks[:1], data)[0], atol=1e-6)
     gradients = torch.stack([model.sweep_gradient(masks, data) for model in each])
     assert torch.allclose(both.sweep_gradient(masks, data), gradients.mean(0), atol=1e-6)
+
+
+def test_importances_are_computed_once_for_all_samples(torch_gpt2: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    decomposition, data = decomposed(torch_gpt2), torch_gpt2.data(3)
+    registry, rows = decomposition.registry(torch_gpt2.adapter), list[int]()
+    before_each_pass(torch_gpt2.adapter, monkeypatch, lambda batch: rows.append(len(batch)))
+    assert len(Stochastic(decomposition, 8).gates(torch_gpt2.adapter, registry, data)) == 8
+    assert rows == [3]
+
+
+def test_settings_may_be_numpys_numbers(torch_gpt2: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users have no check of types at run time
+    one, two = np.int64(1), np.int32(2)
+    own = decomposed(torch_gpt2)
+    for mode, same in (
+        (Stochastic(own, two, seed=one), Stochastic(own, 2, seed=1)),  # type: ignore[arg-type]
+        (PGD(own, two, np.float32(0.25), seed=one), PGD(own, 2, 0.25, seed=1)),  # type: ignore[arg-type]
+        (PGD(own, 3, reoptimise=True, reoptimise_steps=two), PGD(own, 3, reoptimise=True, reoptimise_steps=2)),  # type: ignore[arg-type]
+    ):
+        assert json.dumps(mode.describe()) == json.dumps(same.describe())
+        assert mode.version == same.version
 
 
 class _OneSample(Base):

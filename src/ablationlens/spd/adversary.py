@@ -45,6 +45,8 @@ class Ascent:
             raise InputError(f"step_size is from 0 to 1, and more than 0; got {self.step_size!r}")
         if self.scope not in SCOPES:
             raise InputError(f"scope is 'example' or 'shared'; got {self.scope!r}")
+        object.__setattr__(self, "steps", int(self.steps))  # as Python's own numbers, which JSON knows
+        object.__setattr__(self, "step_size", float(self.step_size))
 
 
 @dataclass(frozen=True)

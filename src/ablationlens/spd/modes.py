@@ -97,10 +97,9 @@ class Mode(Base):
     def gates(
         self, adapter: Adapter, registry: Registry, data: Batch
     ) -> Float[Tensor, "sample example component"] | Float[Tensor, "sample example position component"]:
-        parts = self._parts(registry)
-        return torch.stack(
-            [self._laid_out(registry, parts, self.module_gates(adapter, data, s)) for s in range(self.samples)]
-        )
+        parts, importances = self._parts(registry), self.decomposition.importances(adapter, data)
+        drawn = (self.sources(adapter, data, importances, sample) for sample in range(self.samples))
+        return torch.stack([self._laid_out(registry, parts, self.gates_with(importances, own)) for own in drawn])
 
     def _remainder(self, gate: Tensor) -> Tensor:
         if self.remainder == "source":
@@ -184,8 +183,7 @@ class Stochastic(Mode):
         check_sampling(sampling)
         if not is_integer(n_samples) or n_samples < 1:
             raise InputError(f"n_samples is a whole number from 1; got {n_samples!r}")
-        _check_seed(seed)
-        self.n_samples, self.seed = n_samples, seed
+        self.n_samples, self.seed = int(n_samples), _seed(seed)
         self.sampling: Sampling = sampling
 
     @property
@@ -254,7 +252,7 @@ class PGD(Mode):
         self.ascent = Ascent(steps, step_size, scope)
         self.again = _again(self.ascent, reoptimise, reoptimise_steps)
         self.starts: tuple[Start, ...] = (starts,) if isinstance(starts, str) else tuple(starts)
-        _check_seed(seed)
+        seed = _seed(seed)
         if not self.starts or any(start not in STARTS for start in self.starts):
             raise InputError(f"starts are {', '.join(STARTS)}; got {starts!r}")
         check_divergence(output)
@@ -429,9 +427,15 @@ def _again(ascent: Ascent, reoptimise: bool, steps: int | None) -> Ascent | None
     return ascent if steps is None else replace(ascent, steps=steps)
 
 
-def _check_seed(seed: Any) -> None:
+def _seed(seed: Any) -> int:
+    """A seed as Python's own integer, which JSON knows.
+
+    Raises:
+        InputError: if it is none.
+    """
     if not is_integer(seed) or not 0 <= seed < 2**63:
         raise InputError(f"seed is a whole number from 0 to 2**63 - 1; got {seed!r}")
+    return int(seed)
 
 
 def addressed_sources(
