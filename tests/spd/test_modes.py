@@ -402,6 +402,31 @@ def test_gates_are_made_again_when_what_decides_them_changes(torch_gpt2: Host) -
     assert not torch.equal(model(model.mask(), data), first)
 
 
+def test_factors_that_change_are_never_mixed_with_those_that_were(torch_gpt2: Host) -> None:
+    """A model of heads has the decomposition as it is; a registry of components keeps those it was made of."""
+    own, data = copy.deepcopy(decomposed(torch_gpt2)), torch_gpt2.data(2)
+    registry = own.registry(torch_gpt2.adapter)
+    before = [part.site.basis.V.clone() for part in registry.parts]
+
+    def of_heads() -> al.MaskedModel:
+        return al.MaskedModel(torch_gpt2.adapter, torch_gpt2.registry("head"), output=al.KL(), base=Deterministic(own))
+
+    heads, components = of_heads(), masked(torch_gpt2, None).having(base=Deterministic(own))
+    first = heads(heads.mask(), data)
+    for change in (
+        lambda part: part.V.mul_(1.5),
+        lambda part: setattr(part, "V", torch.nn.Parameter(1.2 * part.V, requires_grad=False)),
+    ):
+        with torch.no_grad():
+            change(own[0, "attn.v"])
+        assert torch.equal(heads(heads.mask(), data), of_heads()(heads.mask(), data))
+        assert not torch.equal(heads(heads.mask(), data), first)
+        with pytest.raises(al.InputError, match=r"of L0.attn.v in this registry are not those of the decomposition"):
+            components(components.mask(), data)
+    assert all(torch.equal(part.site.basis.V, V) for part, V in zip(registry.parts, before, strict=True))
+    assert registry != own.registry(torch_gpt2.adapter)
+
+
 def test_importances_of_an_encoder_go_by_its_own_padding() -> None:
     reads, decoder = torch.randint(1, 40, (2, 5)), torch.randint(1, 40, (2, 5))
     settings = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}

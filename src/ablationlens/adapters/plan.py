@@ -240,9 +240,10 @@ class Plan:
             else:
                 remainder = part.start + position
         # where the remainder always stays, so do the parts outside the registry, and their factors are not needed
-        used = torch.ones(count, dtype=torch.bool) if remainder is not None else columns < self.width
-        device = self.adapter.device
-        step = self._step(part, basis.V.detach()[:, used].to(device), basis.U.detach()[used], columns[used], remainder)
+        V, U, used = basis.V.detach(), basis.U.detach(), columns < self.width
+        if remainder is None and not bool(used.all()):
+            V, U, columns = V[:, used], U[used], columns[used]
+        step = self._step(part, V.to(self.adapter.device), U, columns, remainder)
         if module.operation != "embedding":
             return step
         return replace(step, table=self.adapter.weight(module.layer, module.name).T)
