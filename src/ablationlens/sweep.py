@@ -46,14 +46,13 @@ class MaskSource(Protocol):
     position, component].
     """
 
+    by_example: ClassVar[bool]
+
     @property
     def components(self) -> int: ...
 
     @property
     def draws(self) -> int: ...
-
-    @property
-    def by_example(self) -> bool: ...
 
     def masks(self, start: int, stop: int) -> np.ndarray | Tensor: ...
 

@@ -240,10 +240,10 @@ class Plan:
             else:
                 remainder = part.start + position
         # where the remainder always stays, so do the parts outside the registry, and their factors are not needed
-        V, U, used = basis.V.detach(), basis.U.detach(), columns < self.width
+        read_by, written_by, used = basis.V.detach(), basis.U.detach(), columns < self.width
         if remainder is None and not bool(used.all()):
-            V, U, columns = V[:, used], U[used], columns[used]
-        step = self._step(part, V.to(self.adapter.device), U, columns, remainder)
+            read_by, written_by, columns = read_by[:, used], written_by[used], columns[used]
+        step = self._step(part, read_by.to(self.adapter.device), written_by, columns, remainder)
         if module.operation != "embedding":
             return step
         return replace(step, table=self.adapter.weight(module.layer, module.name).T)
