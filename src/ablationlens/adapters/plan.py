@@ -240,10 +240,9 @@ class Plan:
             else:
                 remainder = part.start + position
         # where the remainder always stays, so do the parts outside the registry, and their factors are not needed
-        read_by, written_by, used = basis.V.detach(), basis.U.detach(), columns < self.width
-        if remainder is None and not bool(used.all()):
-            read_by, written_by, columns = read_by[:, used], written_by[used], columns[used]
-        step = self._step(part, read_by.to(self.adapter.device), written_by, columns, remainder)
+        used = torch.ones(count, dtype=torch.bool) if remainder is not None else columns < self.width
+        device = self.adapter.device
+        step = self._step(part, basis.V.detach()[:, used].to(device), basis.U.detach()[used], columns[used], remainder)
         if module.operation != "embedding":
             return step
         return replace(step, table=self.adapter.weight(module.layer, module.name).T)
