@@ -14,7 +14,6 @@ from scipy import stats
 
 import ablationlens as al
 from ablationlens.evaluate import Scores
-from ablationlens.evaluate.scores import BOOTSTRAPS, resamples
 from tests.conftest import Host
 
 
@@ -62,14 +61,6 @@ def test_the_interval_of_one_example_is_over_its_draws() -> None:
     spread = theirs.high - theirs.low
     assert abs(row["low"] - theirs.low) < 0.2 * spread
     assert abs(row["high"] - theirs.high) < 0.2 * spread
-
-
-def test_resamples_depend_on_the_name_alone_and_draw_every_item_as_often() -> None:
-    found = resamples("some name", 7)
-    assert found.shape == (BOOTSTRAPS, 7)
-    assert np.array_equal(found, resamples("some name", 7))
-    assert not np.array_equal(found, resamples("another", 7))
-    assert stats.chisquare(np.bincount(found.ravel(), minlength=7)).pvalue > 1e-4
 
 
 def test_scores_survive_a_round_trip(model: al.MaskedModel, small: Host, tmp_path: Path) -> None:
