@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -68,8 +68,6 @@ def ascend(
     loss_of: Callable[[Sources], Float[Tensor, " example"]],
     start: Mapping[Where, Tensor],
     ascent: Ascent,
-    *,
-    fixed: Mapping[Where, Sequence[int]] | None = None,
 ) -> Found:
     """Sources that make the loss as large as the steps allow; the best that was met is kept, not the last.
 
@@ -79,7 +77,6 @@ def ascend(
         loss_of: the loss of each example under sources; differentiable.
         start: sources to begin with: [example, *position, C + 1], or [1, ..., C + 1] for a scope of "shared".
         ascent: how.
-        fixed: columns of each module whose sources stay what they are.
 
     Returns:
         The sources, without a graph. Gradients of parameters are not touched.
@@ -100,10 +97,7 @@ def ascend(
         if last:
             break
         for (where, one), slope in zip(sources.items(), slopes, strict=True):
-            change = ascent.step_size * slope.sign()
-            if fixed is not None and where in fixed:
-                change[..., list(fixed[where])] = 0.0
-            sources[where] = (one + change).clamp_(0, 1)
+            sources[where] = (one + ascent.step_size * slope.sign()).clamp_(0, 1)
     assert highest is not None
     return Found(best, highest.cpu(), torch.stack(trace))
 
