@@ -101,6 +101,17 @@ def test_what_happens_to_the_bias() -> None:
     assert "leave over" in al.explain(parts[2], biased)["what"]
 
 
+def test_an_identity_before_a_module_is_stored_nowhere() -> None:
+    identity = LLAMA.adapter.registry("rank_one", svd=2, modules=["attn.o.pre_identity"], layers=1)
+    part, rest = (al.explain(identity[index], LLAMA.adapter) for index in (0, 2))
+    assert part["place"].startswith("input of ")
+    assert part["weight"] == (
+        "attn.o.pre_identity, 32 x 32 (out x in), of an identity put before attn.o: no module of the model holds it"
+    )
+    assert part["Zero()"] == "the matrix without the part"
+    assert rest["what"].endswith("leave over, I - (V @ U).T")
+
+
 def test_grouped_query_attention_says_which_heads_share() -> None:
     head = al.explain("L0.head 3", LLAMA.adapter)
     assert head["attention"] == "reads key/value head 1, which feeds query heads 2 and 3 (4 query heads share 2)"

@@ -473,6 +473,21 @@ def test_weights_and_data_that_are_changed_in_place_are_bound_anew(gpt2: Host, a
     assert float(model(torch.ones(1, len(rows)), data).abs().max()) < 1e-6
 
 
+def test_weights_that_are_exchanged_are_bound_anew(torch_gpt2: Host) -> None:
+    """Nothing is changed in place, and no count of changes rises."""
+    adapter = al.adapt(torch_gpt2.fresh())
+    heads, data = torch_gpt2.registry("head"), torch_gpt2.data(3)
+    model = al.MaskedModel(adapter, heads, al.Mean(data), al.KL())
+    off = model.mask([1, 6])
+    before = model(off, data)
+    mlp = adapter.model.transformer.h[0].mlp.c_fc
+    mlp.weight = torch.nn.Parameter(1.5 * mlp.weight.detach())
+    assert float(model(model.mask(), data).abs().max()) < 1e-6
+    fresh = al.MaskedModel(adapter, heads, al.Mean(data), al.KL())
+    assert torch.equal(model(off, data), fresh(off, data))
+    assert not torch.equal(model(off, data), before)
+
+
 def test_what_was_bound_is_bound_anew_when_the_users_hooks_change(gpt2: Host) -> None:
     """A KL of an all-ones mask is 0 whatever the user has hooked since, and means are those of the hooked model."""
     held = gpt2.fresh()

@@ -320,6 +320,18 @@ def test_columns_count_up_in_the_order_of_features(indices: list[int], split: in
     assert [again.column(name) for name in again.names] == list(range(len(again)))
 
 
+def test_long_names_do_not_move_the_columns_that_follow(torch_gpt2: Host) -> None:
+    adapter = torch_gpt2.adapter
+    registry = adapter.registry("rank_one", svd=2, modules=["attn.qkv.pre_identity", "mlp.in"], layers=0)
+    _, head, *rows = repr(registry).splitlines()
+    assert [row.split() for row in rows] == [
+        ["rank_one", "attn.qkv.pre_identity", "0", "3"],
+        ["rank_one", "mlp.in", "0", "3"],
+    ]
+    assert {len(line) for line in (head, *rows)} == {len(head)}
+    assert {row.index(" 0 ") for row in rows} == {head.index("layers") - 1}
+
+
 def test_frame_and_repr(torch_gpt2: Host) -> None:
     registry = torch_gpt2.adapter.registry(["head", "row"], modules=["attn.o", "mlp.in"], allow_overlap=True)
     frame = registry.frame()

@@ -14,9 +14,11 @@ import torch
 
 import ablationlens as al
 from ablationlens.packing import Packing
+from ablationlens.spd import Stochastic
 from ablationlens.sweep import GivenMasks, Runs, Sweep
 from tests.conftest import Host
 from tests.passes import before_each_pass
+from tests.spd.small import decomposed
 
 
 @pytest.fixture
@@ -158,6 +160,25 @@ def test_few_shapes_are_kept(model: al.MaskedModel, small: Host, monkeypatch: py
     expected = sweep_of(al.MaskedModel(small.adapter, model.registry, output=al.Logit(1)), data, 2).outputs(0, 2)
     assert float((sweep.outputs(0, 2) - expected).abs().max()) < 1e-5
     assert len(sweep.bound.packed) <= 3
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_what_is_kept_is_not_larger_than_that(
+    passes: int, model: al.MaskedModel, small: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gates of a base are as wide as the registry, and a pass holds those of each of its rows."""
+    own, data = decomposed(small), small.data(8)
+    based = al.MaskedModel(small.adapter, own.registry(small.adapter), output=al.Logit(1), base=Stochastic(own, 2))
+    expected = sweep_of(based, data, 4, rows=2).outputs(0, 4)
+    gates, inputs = 2 * len(based.registry) * 4, data.inputs["input"][:2].nbytes
+    of_a_pass = gates + inputs
+    monkeypatch.setattr(importlib.import_module("ablationlens.sweep"), "PACKED_BYTES", (passes + 0.5) * of_a_pass)
+    sweep = sweep_of(based.having(), data, 4, rows=2)
+    most: list[int] = []
+    before_each_pass(small.adapter, monkeypatch, lambda _: most.append(len(sweep.bound.packed)))
+    assert torch.equal(sweep.outputs(0, 4), expected)
+    assert max(most) == passes
+    assert len(most) == 4 * 4 * 2
 
 
 def test_the_reference_of_every_row_is_packed_along(small: Host) -> None:

@@ -16,7 +16,7 @@ from ablationlens.adapters.base import Adapter, Place
 from ablationlens.custom import CustomSite
 from ablationlens.errors import AdapterError, InputError, UnknownNameError
 from ablationlens.kinds import sites_of
-from ablationlens.layout import Layout
+from ablationlens.layout import Layout, after_identity
 from ablationlens.masked_model import MaskedModel
 from ablationlens.registry import Registry
 from ablationlens.sites import Codes, Component, Coordinates, Grouped, Projected, RankOne, Site, Tap
@@ -207,7 +207,8 @@ def _what(site: Site, indices: Sequence[int]) -> str:
     weight = site.cut.weights[0] if site.cut.weights else ""
     match site.basis:
         case RankOne() if tuple(indices) == (site.basis.components - 1,):
-            return f"what the rank-one parts of {site.module} leave over, W - (V @ U).T, and its bias"
+            matrix = "W" if after_identity(site.module) is None else "I"
+            return f"what the rank-one parts of {site.module} leave over, {matrix} - (V @ U).T"
         case RankOne():
             return f"rank-one {_plural('part', members)} of {site.module}: outer(U[c], V[:, c])"
         case Codes(basis):
@@ -306,6 +307,8 @@ def _weight(site: Site, indices: Sequence[int], host: Adapter, place: Place) -> 
     name = site.cut.weights[0] if len(site.cut.weights) == 1 else site.module
     module = host.layout.module(site.layer, name)
     text = f"{name}, {module.rows} x {module.columns} (out x in)"
+    if module.operation == "identity":
+        return f"{text}, of an identity put before {after_identity(name)}: no module of the model holds it"
     if module.part_of is not None:
         text += f", part of the fused {module.part_of}"
     owner = place.holders[-1] if place.holders else place.module
@@ -333,7 +336,7 @@ def _zero(site: Site, indices: Sequence[int], host: Adapter) -> Iterator[tuple[s
         case _ if site.kind == "custom":
             yield label, "0; there is no weight here, so no bias that could stay"
         case RankOne():
-            yield label, "the matrix without the part; the bias stays"
+            yield label, "the matrix without the part" + ("" if bias is None else "; the bias stays")
             if site.basis.components - 1 in indices and bias is not None:
                 yield too, "an ablated remainder takes the bias with it"
         case _ if site.read.side == "in":

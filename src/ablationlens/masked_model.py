@@ -70,7 +70,7 @@ class MaskedModel:
         self.base = base
         with torch.inference_mode(False):  # what is kept must be of use to autograd later
             self.plan = Plan(adapter, registry)
-            self._gating = None if base is None else Gating(base, self.plan, self.ablation)
+            self._gating = None if base is None else (base.version, Gating(base, self.plan, self.ablation))
         self._bound: OrderedDict[tuple[int, str | None, int, int, Hashable], tuple[Batch, Bound]] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -178,8 +178,8 @@ class MaskedModel:
         """What the ablation puts in place of ablated parts of `data`: made once, and kept for the last few batches."""
         _check_data(data)
         # replacements that were computed in another precision, or with other threads, differ in their last bits
-        base = None if self.base is None else self.base.version
-        key = (id(data), autocast(self.adapter.device), torch.get_num_threads(), self._version(data), base)
+        decides = None if self.base is None else self.base.version
+        key = (id(data), autocast(self.adapter.device), torch.get_num_threads(), self._version(data), decides)
         kept = self._bound.get(key)
         if kept is not None and kept[0] is data:  # an id means nothing after a deepcopy
             return kept[1]
@@ -187,16 +187,22 @@ class MaskedModel:
         self.adapter.check_data(here)
         with torch.inference_mode(False), torch.no_grad():  # what is kept must be of use to autograd later
             replacements = self.ablation.bind(self.plan, here)
-            gated = None if self._gating is None else self._gating.bind(here)
+            gated = None if self.base is None else self._gates_of(self.base, decides).bind(here)
             bound = Bound(here, replacements, self.plan.stand_ins(replacements), gated)
         self._bound[key] = (data, bound)  # holding the batch keeps its id its own
         if len(self._bound) > BOUND_BATCHES:
             self._bound.popitem(last=False)
         return bound
 
+    def _gates_of(self, base: Base, version: Hashable) -> Gating:
+        """How mask and base come together; a base that has changed may gate other components, of other factors."""
+        if self._gating is None or self._gating[0] != version:
+            self._gating = (version, Gating(base, self.plan, self.ablation))
+        return self._gating[1]
+
     def _version(self, data: Batch) -> int:
-        """Grows when weights or data are changed in place, after which what was bound is out of date."""
-        return self.adapter.version + version([*data.inputs.values(), data.labels, data.scored])
+        """Changes with weights or data, after which what was bound is out of date."""
+        return hash((self.adapter.version, version([*data.inputs.values(), data.labels, data.scored])))
 
     def reference(self, bound: Bound) -> Tensor | None:
         """Logits of the unmodified model, where the output, or what a base searches for, compares with them."""

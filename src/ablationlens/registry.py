@@ -22,6 +22,8 @@ from ablationlens.errors import AblationLensError, InputError, OverlapError, Unk
 from ablationlens.sites import Component, RankOne, Site
 
 JSON_VERSION = 1
+WIDTHS = (10, 16, 10, 10)
+"""Least widths of the columns that a registry prints: kind, module, layers and components."""
 
 
 @dataclass(frozen=True)
@@ -235,15 +237,13 @@ class Registry:
             key = (part.site.kind, part.site.module)
             counts[key] += len(part.indices)
             layers.setdefault(key, set()).add(part.site.layer)
-        lines = [
-            f"Registry of {len(self):,} components",
-            f"{'kind':<10} {'module':<16} {'layers':<10} {'components':>10}",
-        ]
-        lines += [
-            f"{kind:<10} {module:<16} {_ranges(layers[kind, module]):<10} {count:>10,}"
-            for (kind, module), count in counts.items()
-        ]
-        return "\n".join(lines)
+        rows = [("kind", "module", "layers", "components")]
+        rows += [(*key, _ranges(layers[key]), f"{count:,}") for key, count in counts.items()]
+        kind, module, span, count = (
+            max(least, *map(len, column)) for least, column in zip(WIDTHS, zip(*rows, strict=True), strict=True)
+        )
+        lines = [f"{a:<{kind}} {b:<{module}} {c:<{span}} {d:>{count}}" for a, b, c, d in rows]
+        return "\n".join([f"Registry of {len(self):,} components", *lines])
 
     def to_json(self) -> str:
         """The registry as JSON text: logical names, addresses of sites of the user's own, factors of rank-one parts.

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,8 +31,8 @@ ESTIMATE_FROM = 20
 """Passes from which a sweep times one pass first and says how long it will take."""
 TIMED_PASSES = 3
 """Passes that are timed for it."""
-PACKED_SHAPES = 64
-"""Shapes of passes whose inputs are kept."""
+PACKED_SHAPES, PACKED_BYTES = 64, 2**29
+"""Shapes of passes whose inputs are kept, and how large all of them together may be: gates of a base are large."""
 
 Standing: TypeAlias = StandIns | Gated
 """What stands in for ablated parts in some rows, and the gates of what a base keeps there."""
@@ -46,6 +46,8 @@ class MaskSource(Protocol):
     position, component].
     """
 
+    by_example: ClassVar[bool]
+
     @property
     def components(self) -> int: ...
 
@@ -58,6 +60,8 @@ class MaskSource(Protocol):
 @dataclass(frozen=True)
 class GivenMasks:
     """Masks that the user made: [draw, component], or [draw, position, component]."""
+
+    by_example: ClassVar[bool] = False
 
     values: Tensor
 
@@ -100,6 +104,13 @@ class Bound:
         """What one row costs in forward passes, for each sample: see `Base.passes`."""
         return 1 if self.base is None else self.base.gating.base.passes
 
+    def keep(self, key: tuple[int, range, int], data: Batch, standing: Standing, reference: Tensor | None) -> None:
+        """Keep what goes into passes of one shape; where that is too much, what was kept before is given up."""
+        held = sum(_size(*one) for one in self.packed.values()) + _size(data, standing, reference)
+        if len(self.packed) >= PACKED_SHAPES or held > PACKED_BYTES:
+            self.packed.clear()
+        self.packed[key] = data, standing, reference
+
     def under(self, sample: int) -> Standing:
         """What stands in for all examples, with the gates of one sample."""
         if self.base is None:
@@ -112,6 +123,14 @@ class Bound:
         if self.base is None:
             return plan.stand_ins(replacements)
         return self.base.rows(replacements, sample, examples)
+
+
+def _size(data: Batch, standing: Standing, reference: Tensor | None) -> int:
+    """Bytes of what goes into passes of one shape."""
+    own = [standing.gates] if isinstance(standing, Gated) else []
+    rest = standing.rest if isinstance(standing, Gated) else standing
+    held = [one for pair in (() if rest is None else rest.steps) for one in pair]
+    return sum(one.nbytes for one in (*data.inputs.values(), *own, *held, reference) if one is not None)
 
 
 @runtime_checkable
@@ -320,7 +339,7 @@ class Sweep:
 
     def _inputs(self, draws: range, rows: range, sample: int) -> _Inputs:
         """What goes into one pass."""
-        mask = self._of_rows(self._masks(draws), rows)
+        mask = self._of_rows(self._masks(draws.start, draws.stop), rows)
         batch, stand_ins, reference = self._packed(len(draws), rows, sample)
         return _Inputs(mask, batch, self.model.settled(mask, batch, stand_ins, reference), reference)
 
@@ -336,8 +355,8 @@ class Sweep:
 
     def _gradients(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         outputs = torch.empty(stop - start, self.examples)
-        masks = self._masks(range(start, stop))
-        gradients = torch.empty(stop - start, self.examples, *masks.shape[2 if self._by_example else 1 :])
+        masks = self._masks(start, stop)
+        gradients = torch.empty(stop - start, self.examples, *masks.shape[2 if self.source.by_example else 1 :])
         for draws, rows in self.packing.spans(start, stop, self.examples):
             own = slice(draws.start - start, draws.stop - start)
             with torch.inference_mode(False), torch.enable_grad():  # whatever the user's mode is
@@ -346,7 +365,7 @@ class Sweep:
             shape = (len(draws), len(rows))
             outputs[own, rows.start : rows.stop] = values.view(shape).to("cpu", torch.float32)
             gradients[own, rows.start : rows.stop] = gradient.unflatten(0, shape).cpu()
-        return masks.cpu(), outputs, gradients
+        return masks.to("cpu", torch.float32), outputs, gradients
 
     def _with_gradient(self, mask: Tensor, draws: int, rows: range) -> tuple[Tensor, Tensor]:
         """Outputs and mask gradients of one pass, means over the samples of a base."""
@@ -363,31 +382,26 @@ class Sweep:
             return found[0]
         return torch.stack([values for values, _ in found]).mean(0), torch.stack([one for _, one in found]).mean(0)
 
-    @property
-    def _by_example(self) -> bool:
-        return bool(getattr(self.source, "by_example", False))
+    def _masks(self, start: int, stop: int) -> Tensor:
+        """The masks of some draws, as the source has them."""
+        masks = self.source.masks(start, stop)
+        return masks if isinstance(masks, Tensor) else torch.from_numpy(np.ascontiguousarray(masks))
 
     def _of_rows(self, masks: Tensor, rows: range) -> Tensor:
-        """The mask of each row of a pass."""
-        if self._by_example:
-            return masks[:, rows.start : rows.stop].flatten(0, 1)
-        return masks.repeat_interleave(len(rows), dim=0)
-
-    def _masks(self, draws: range) -> Tensor:
-        masks = self.source.masks(draws.start, draws.stop)
-        tensor = masks if isinstance(masks, Tensor) else torch.from_numpy(np.ascontiguousarray(masks))
-        return tensor.to(self.model.adapter.device, torch.float32)
+        """The mask of each row of a pass, on the model's device; masks of other examples stay where they are."""
+        own = masks[:, rows.start : rows.stop].flatten(0, 1) if self.source.by_example else masks
+        here = own.to(self.model.adapter.device, torch.float32)
+        return here if self.source.by_example else here.repeat_interleave(len(rows), dim=0)
 
     def _packed(self, draws: int, rows: range, sample: int) -> tuple[Batch, Standing, Tensor | None]:
         """Inputs and replacements of a pass; the same for all passes of one shape, so kept."""
         key = (draws, rows, sample)
         if key not in self.bound.packed:
             reference = self.model.reference(self.bound)
-            if len(self.bound.packed) >= PACKED_SHAPES:  # many chunks of examples: do not keep a copy of every one
-                self.bound.packed.clear()
             with torch.inference_mode(False), torch.no_grad():  # what is kept must be of use to autograd later
                 index = torch.arange(rows.start, rows.stop, device=self.model.adapter.device).repeat(draws)
-                self.bound.packed[key] = (
+                self.bound.keep(
+                    key,
                     self.bound.data.take(index),
                     self.bound.rows(self.model.plan, sample, index),
                     None if reference is None else reference[index],

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import ablationlens as al
-from ablationlens.adapters.state import accepted_arguments, evaluating, fingerprint, frozen, refuse_compiled
+from ablationlens.adapters.state import accepted_arguments, evaluating, fingerprint, frozen, refuse_compiled, version
 from tests import models
 
 
@@ -94,6 +94,25 @@ def test_a_fingerprint_sees_names_shapes_and_buffers() -> None:
     empty.register_buffer("nothing", torch.zeros(0))
     prints = [fingerprint(one) for one in (model, renamed, cast, buffered, empty)]
     assert len(set(prints)) == len(prints)
+
+
+def test_a_version_sees_tensors_that_are_changed_and_tensors_that_are_exchanged() -> None:
+    """A weight that is given up may leave its id to the next one, which is another weight all the same."""
+    model = nn.Linear(4, 4)
+    found = {version(model.parameters())}
+    assert version(model.parameters()) in found
+    with torch.no_grad():
+        model.weight.add_(1)
+    found.add(version(model.parameters()))
+    model.bias = None
+    found.add(version([*model.parameters(), None]))
+    for _ in range(20):
+        del model.weight
+        model.weight = nn.Parameter(torch.zeros(4, 4))
+        found.add(version(model.parameters()))
+    with torch.inference_mode():
+        assert version([torch.zeros(2)]) not in found
+    assert len(found) == 3 + 20
 
 
 def test_a_fingerprint_does_not_depend_on_the_number_of_threads() -> None:

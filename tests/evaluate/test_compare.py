@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +10,7 @@ from scipy import stats
 from sklearn.metrics.pairwise import cosine_similarity
 
 import ablationlens as al
-from ablationlens.evaluate import Comparison, compare
+from ablationlens.evaluate import compare
 from ablationlens.evaluate.compare import overlap
 from tests.conftest import Host
 from tests.evaluate.games import game, scales, weighted
@@ -171,21 +167,6 @@ def test_tops_fit_the_registry(model: al.MaskedModel) -> None:
     for wrong in (0, 12, (), (3, 3)):
         with pytest.raises(al.InputError, match=r"top"):
             compare(pair, top=wrong)
-
-
-def test_a_comparison_survives_a_round_trip(model: al.MaskedModel, tmp_path: Path) -> None:
-    pair = {"a": weighted(model, DATA, random(0), alpha=0.1), "b": weighted(model, DATA, random(1), alpha=0.2)}
-    found = compare(pair, ceiling={"a": weighted(model, DATA, random(2))})
-    back = Comparison.load(found.save(tmp_path / "comparison.safetensors"))
-    pd.testing.assert_frame_equal(back.table(), found.table())
-    pd.testing.assert_frame_equal(back.matrix("cosine"), found.matrix("cosine"))
-    assert back.provenance == json.loads(json.dumps(found.provenance))
-    other = tmp_path / "other"
-    other.write_bytes(b"no arrays")
-    with pytest.raises(al.StoreError, match="a comparison"):
-        Comparison.load(other)
-    with pytest.raises(al.StoreError, match="does not hold a comparison"):
-        Comparison.load(pair["a"].save(tmp_path / "attribution"))
 
 
 def test_settings_that_differ_are_recorded(model: al.MaskedModel) -> None:

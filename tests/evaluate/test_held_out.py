@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
@@ -128,33 +126,6 @@ def test_the_table_and_its_intervals(model: al.MaskedModel, small: Host) -> None
     assert "COAR" in repr(scores)
     single = al.evaluate(model, data.take([0]), al.coar(model, data.take([0]), alpha=0.1, draws=200), draws=60).table()
     assert single["low"][0] < single["pearson"][0] < single["high"][0]  # over draws
-
-
-def test_scores_survive_a_round_trip(model: al.MaskedModel, small: Host, tmp_path: Path) -> None:
-    data = small.data(3)
-    coar = al.coar(model, data, alpha=0.1, draws=60)
-    scores = al.evaluate(model, data, {"COAR": coar}, alphas=[0.05, 0.1], draws=20)
-    scores.frame.loc[1, "pearson"] = np.nan
-    back = al.Scores.load(scores.save(tmp_path / "scores.safetensors"))
-    pd.testing.assert_frame_equal(back.frame, scores.frame)
-    pd.testing.assert_frame_equal(back.table(), scores.table())
-    assert list(back.true) == list(scores.true)
-    assert all(np.array_equal(back.true[alpha], scores.true[alpha]) for alpha in scores.true)
-    assert all(np.array_equal(back.predicted[key], scores.predicted[key]) for key in scores.predicted)
-    assert (back.overlap, back.draws) == (scores.overlap, scores.draws)
-    assert back.provenance == json.loads(json.dumps(scores.provenance))
-
-
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
-def test_damaged_scores_are_refused(model: al.MaskedModel, small: Host, tmp_path: Path, share: float) -> None:
-    data = small.data(2)
-    path = al.evaluate(model, data, al.leave_one_out(model, data), draws=10).save(tmp_path / "scores.safetensors")
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(al.StoreError):
-        al.Scores.load(path)
-    with pytest.raises(al.StoreError, match="there is no file"):
-        al.Scores.load(tmp_path / "other")
 
 
 def test_what_does_not_belong_together_is_refused(model: al.MaskedModel, tiny: al.MaskedModel, small: Host) -> None:

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ablationlens.evaluate.intervals import interval_of_mean, percentiles, shares
-from ablationlens.evaluate.scores import BOOTSTRAPS, resamples
+from ablationlens.evaluate.intervals import BOOTSTRAPS, interval_of_mean, percentiles, resamples, shares
 
 
 @pytest.mark.parametrize("count", [5, 40])
@@ -54,3 +53,11 @@ def test_percentiles_leave_out_what_is_undefined() -> None:
     assert percentiles(values) == pytest.approx((0.025, 0.975))
     assert percentiles(np.append(values, [np.nan, np.inf])) == pytest.approx((0.025, 0.975))
     assert all(math.isnan(end) for end in percentiles(np.array([np.nan])))
+
+
+def test_resamples_depend_on_the_name_alone_and_draw_every_item_as_often() -> None:
+    found = resamples("some name", 7)
+    assert found.shape == (BOOTSTRAPS, 7)
+    assert np.array_equal(found, resamples("some name", 7))
+    assert not np.array_equal(found, resamples("another", 7))
+    assert stats.chisquare(np.bincount(found.ravel(), minlength=7)).pvalue > 1e-4

@@ -28,29 +28,6 @@ def drifted(gpt2: Host) -> al.Drift:
     return al.drift(model, gpt2.data(3), {name: name for name in model.registry.names})
 
 
-def test_drift_is_drawn_largest_first(drifted: al.Drift) -> None:
-    frame = drifted.table()
-    for measure in ("kl", "top1_changed"):
-        bars: Any = plots.drift(drifted, measure=measure, top=3).data[0]
-        assert np.allclose(bars.x, sorted(frame[measure], reverse=True)[:3])
-    most = frame.loc[frame["kl"].idxmax(), "mask"]
-    assert str(most) in plots.drift(drifted, top=1).data[0].customdata[0][0]  # pyright: ignore
-    with pytest.raises(al.InputError, match="no measure 'kll'"):
-        plots.drift(drifted, measure="kll")
-
-
-def test_where_it_drifts(drifted: al.Drift) -> None:
-    name = str(drifted.values["mask"].values[2])
-    figure: Any = plots.drift_positions(drifted, mask=name, measure="log_probability_change")
-    shown = np.asarray(figure.data[0].z, dtype=float)
-    assert np.allclose(shown, drifted.values["log_probability_change"].values[2], equal_nan=True)
-    assert figure.layout.coloraxis.cmin == -figure.layout.coloraxis.cmax
-    assert plots.drift_positions(drifted).data[0].coloraxis == "coloraxis2"  # pyright: ignore
-    for wrong in ("nobody", 99):
-        with pytest.raises(al.InputError, match="no mask"):
-            plots.drift_positions(drifted, mask=wrong)
-
-
 def test_parts_are_drawn_by_drift_with_their_effects(table: al.AblationTable) -> None:
     frame = table.frame.sort_values("kl", ascending=False)
     effects, drift = plots.ablations(table, top=4).data  # pyright: ignore
@@ -87,15 +64,6 @@ def test_parts_whose_shortened_names_are_equal_have_rows_of_their_own(table: al.
     assert axis.range == (count - 0.5, -0.5)
     bars: Any = plots.ablations(renamed)
     assert all(text.endswith("&lt;b&gt;") for text in bars.layout.yaxis.ticktext)
-
-
-def test_examples_whose_shortened_names_are_equal_have_rows_of_their_own(drifted: al.Drift) -> None:
-    names = [f"the first words are the same {place:>9} and the last words" for place in range(3)]
-    figure: Any = plots.drift_positions(replace(drifted, values=drifted.values.assign_coords(example=names)))
-    assert list(figure.data[0].y) == list(figure.layout.yaxis.tickvals) == [0, 1, 2]
-    assert len(set(figure.layout.yaxis.ticktext)) == 1
-    for name, row in zip(names, figure.data[0].customdata, strict=True):
-        assert row[1].startswith(f"{name}, position 1<br>after ")
 
 
 def test_one_pattern_without_a_part(table: al.AblationTable) -> None:

@@ -73,22 +73,6 @@ def test_spd_requirement_12_the_best_iterate_is_kept_and_sources_stay_from_0_to_
         assert torch.allclose(-(found.sources[Q] - top).square().sum(1), found.loss)
 
 
-def test_spd_requirement_11_fixed_columns_do_not_move_at_any_iterate() -> None:
-    met: list[dict[Any, Tensor]] = []
-    slopes = {Q: randn(2, 4), V: randn(2, 3, seed=1)}
-
-    def loss_of(sources: dict[Any, Tensor]) -> Tensor:
-        met.append({where: one.detach().clone() for where, one in sources.items()})
-        return linear(slopes)(sources)
-
-    start = {where: torch.full_like(slope, 0.5) for where, slope in slopes.items()}
-    found = ascend(loss_of, start, Ascent(3, 0.1), fixed={Q: [0, 3]})
-    for one in [*met, found.sources]:
-        assert torch.equal(one[Q][:, [0, 3]], torch.full((2, 2), 0.5, dtype=torch.float64))
-    assert bool((met[-1][Q][:, [1, 2]] != 0.5).all())
-    assert bool((met[-1][V] != 0.5).all())
-
-
 def test_spd_requirement_28_no_gradient_is_left_on_parameters() -> None:
     weight = torch.nn.Parameter(torch.ones(3))
     start = {Q: torch.full((2, 3), 0.5)}

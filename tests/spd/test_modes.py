@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from itertools import pairwise
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from ablationlens.masks.base import Base
 from ablationlens.spd import PGD, Decomposition, Deterministic, Part, Stochastic
 from tests import models
 from tests.conftest import HOSTS, Host, host_of
+from tests.passes import before_each_pass
 from tests.spd.small import COUNT, PLACES, decomposed, logits_under
 
 MODES: dict[str, Any] = {
@@ -147,6 +150,27 @@ def test_outputs_are_means_over_samples_and_so_are_gradients(torch_gpt2: Host) -
     assert torch.allclose(both(masks[:1], data), both.sweep(masks[:1], data)[0], atol=1e-6)
     gradients = torch.stack([model.sweep_gradient(masks, data) for model in each])
     assert torch.allclose(both.sweep_gradient(masks, data), gradients.mean(0), atol=1e-6)
+
+
+def test_importances_are_computed_once_for_all_samples(torch_gpt2: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    decomposition, data = decomposed(torch_gpt2), torch_gpt2.data(3)
+    registry, rows = decomposition.registry(torch_gpt2.adapter), list[int]()
+    before_each_pass(torch_gpt2.adapter, monkeypatch, lambda batch: rows.append(len(batch)))
+    assert len(Stochastic(decomposition, 8).gates(torch_gpt2.adapter, registry, data)) == 8
+    assert rows == [3]
+
+
+def test_settings_may_be_numpys_numbers(torch_gpt2: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users have no check of types at run time
+    one, two = np.int64(1), np.int32(2)
+    own = decomposed(torch_gpt2)
+    for mode, same in (
+        (Stochastic(own, two, seed=one), Stochastic(own, 2, seed=1)),  # type: ignore[arg-type]
+        (PGD(own, two, np.float32(0.25), seed=one), PGD(own, 2, 0.25, seed=1)),  # type: ignore[arg-type]
+        (PGD(own, 3, reoptimise=True, reoptimise_steps=two), PGD(own, 3, reoptimise=True, reoptimise_steps=2)),  # type: ignore[arg-type]
+    ):
+        assert json.dumps(mode.describe()) == json.dumps(same.describe())
+        assert mode.version == same.version
 
 
 class _OneSample(Base):
@@ -413,6 +437,31 @@ def test_gates_are_made_again_when_what_decides_them_changes(torch_gpt2: Host) -
     with torch.no_grad():
         list(other[0, "attn.q"].function.layers)[-1].b.sub_(100.0)
     assert not torch.equal(model(model.mask(), data), first)
+
+
+def test_factors_that_change_are_never_mixed_with_those_that_were(torch_gpt2: Host) -> None:
+    """A model of heads has the decomposition as it is; a registry of components keeps those it was made of."""
+    own, data = copy.deepcopy(decomposed(torch_gpt2)), torch_gpt2.data(2)
+    registry = own.registry(torch_gpt2.adapter)
+    before = [part.site.basis.V.clone() for part in registry.parts]
+
+    def of_heads() -> al.MaskedModel:
+        return al.MaskedModel(torch_gpt2.adapter, torch_gpt2.registry("head"), output=al.KL(), base=Deterministic(own))
+
+    heads, components = of_heads(), masked(torch_gpt2, None).having(base=Deterministic(own))
+    first = heads(heads.mask(), data)
+    for change in (
+        lambda part: part.V.mul_(1.5),
+        lambda part: setattr(part, "V", torch.nn.Parameter(1.2 * part.V, requires_grad=False)),
+    ):
+        with torch.no_grad():
+            change(own[0, "attn.v"])
+        assert torch.equal(heads(heads.mask(), data), of_heads()(heads.mask(), data))
+        assert not torch.equal(heads(heads.mask(), data), first)
+        with pytest.raises(al.InputError, match=r"of L0.attn.v in this registry are not those of the decomposition"):
+            components(components.mask(), data)
+    assert all(torch.equal(part.site.basis.V, V) for part, V in zip(registry.parts, before, strict=True))
+    assert registry != own.registry(torch_gpt2.adapter)
 
 
 def test_importances_of_an_encoder_go_by_its_own_padding() -> None:

@@ -340,7 +340,7 @@ class Adapter(ABC):
     @property
     @abstractmethod
     def version(self) -> int:
-        """A number that changes with the model: weights changed in place (see `state.version`), hooks of the user's."""
+        """Changes with the model: weights changed or exchanged (`state.version`), hooks of the user's."""
 
     @abstractmethod
     def check_data(self, batch: Batch) -> None:

@@ -6,11 +6,13 @@ import hashlib
 import inspect
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from itertools import count
 from threading import Lock, RLock
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ablationlens.errors import AdapterError
 
@@ -81,9 +83,24 @@ def alone(model: nn.Module) -> Generator[None]:
         yield
 
 
+_NUMBERS = WeakIdKeyDictionary()
+"""A number for every tensor that `version` has seen: an id may be another tensor's once the first one is gone."""
+_COUNTER = count()
+
+
 def version(tensors: Iterable[Tensor | None]) -> int:
-    """A number that grows with every change in place that PyTorch counts (those through `.data` it does not)."""
-    return sum(tensor._version for tensor in tensors if tensor is not None and not tensor.is_inference())
+    """A number that changes when one of the tensors is changed in place, or is another one.
+
+    Of changes in place it sees those that PyTorch counts; those through `.data` it does not.
+    """
+    return hash(tuple(_seen(tensor) for tensor in tensors if tensor is not None))
+
+
+def _seen(tensor: Tensor) -> tuple[int, int]:
+    number = _NUMBERS.get(tensor)
+    if number is None:
+        number = _NUMBERS[tensor] = next(_COUNTER)
+    return number, 0 if tensor.is_inference() else tensor._version
 
 
 def autocast(device: torch.device) -> str | None:

@@ -353,7 +353,8 @@ class TorchAdapter(OwnTaps):
 
     @property
     def version(self) -> int:
-        weights = sum(version([*module._parameters.values(), *module._buffers.values()]) for module in self._modules)
+        held = ((*module._parameters.values(), *module._buffers.values()) for module in self._modules)
+        weights = version(tensor for own in held for tensor in own)
         hooks = [key for module in self._modules for key in (*module._forward_hooks, *module._forward_pre_hooks)]
         return hash((weights, *hooks))
 

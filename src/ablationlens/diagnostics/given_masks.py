@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any, ClassVar, SupportsIndex, TypeAlias
 
 import numpy as np
 import torch
@@ -28,9 +28,10 @@ Masks: TypeAlias = Tensor | Design | Mapping[str, Ablated]
 class MasksByExample:
     """Masks of which each gives every example gates of its own: [example or 1, (position,) component]."""
 
+    by_example: ClassVar[bool] = True
+
     values: tuple[Tensor, ...]
     shape: tuple[int, ...]
-    by_example: bool = True
 
     @property
     def components(self) -> int:

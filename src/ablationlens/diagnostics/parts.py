@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,8 @@ class Parts:
         layers: the first layer of each part.
         components: width of a mask.
     """
+
+    by_example: ClassVar[bool] = False
 
     frame: pd.DataFrame
     columns: tuple[np.ndarray, ...]

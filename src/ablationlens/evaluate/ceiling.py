@@ -48,8 +48,8 @@ from ablationlens.evaluate.agreement import mean, pearson
 from ablationlens.evaluate.checks import check_belong, check_seeds, named
 from ablationlens.evaluate.frames import load_frames, save_frames
 from ablationlens.evaluate.held_out import evaluate
-from ablationlens.evaluate.intervals import percentiles, shares
-from ablationlens.evaluate.scores import Scores, resamples
+from ablationlens.evaluate.intervals import percentiles, resamples, shares
+from ablationlens.evaluate.scores import Scores
 from ablationlens.masked_model import MaskedModel
 from ablationlens.masks.designs import DesignName
 from ablationlens.randomness import normal

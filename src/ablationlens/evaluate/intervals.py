@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 
-from ablationlens.evaluate.scores import BOOTSTRAPS, resamples
+from ablationlens.randomness import raw
 
+BOOTSTRAPS = 2000
+"""Resamples behind an interval."""
 LEVELS = (2.5, 97.5)
 """Percentiles that bound a 95% interval."""
+
+
+def resamples(name: str, count: int) -> Int64[np.ndarray, "resample item"]:
+    """Items that each bootstrap resample draws, `BOOTSTRAPS` of them; they depend on the name alone."""
+    return (raw(0, name, 0, BOOTSTRAPS * count) % count).astype(np.int64).reshape(BOOTSTRAPS, count)
 
 
 def shares(name: str, examples: int) -> Float64[np.ndarray, "resample example"]:

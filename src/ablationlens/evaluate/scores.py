@@ -13,11 +13,9 @@ from jaxtyping import Float, Float64
 
 from ablationlens.errors import StoreError
 from ablationlens.evaluate.agreement import MEASURES, mean, pearson
+from ablationlens.evaluate.intervals import resamples
 from ablationlens.files import load_arrays, save_arrays
-from ablationlens.randomness import raw
 
-BOOTSTRAPS = 2000
-"""Resamples behind an interval."""
 KEYS = ("method", "alpha", "example")
 
 
@@ -128,8 +126,3 @@ class Scores:
             )
         except (KeyError, ValueError) as error:
             raise StoreError(f"{path} does not hold scores ({error})") from error
-
-
-def resamples(name: str, count: int) -> np.ndarray:
-    """Bootstrap resamples [resample, item] that depend on the name alone."""
-    return (raw(0, name, 0, BOOTSTRAPS * count) % count).reshape(BOOTSTRAPS, count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -69,7 +69,6 @@ def ascend(
     start: Mapping[Where, Tensor],
     ascent: Ascent,
     *,
-    fixed: Mapping[Where, Sequence[int]] | None = None,
     reaches_all: bool = True,
 ) -> Found:
     """Sources that make the loss as large as the steps allow; the best that was met is kept, not the last.
@@ -80,7 +79,6 @@ def ascend(
         loss_of: the loss of each example under sources; differentiable.
         start: sources to begin with: [example, *position, C + 1], or [1, ..., C + 1] for a scope of "shared".
         ascent: how.
-        fixed: columns of each module whose sources stay what they are.
         reaches_all: whether the loss depends on every module, as one of the logits does; an error tells if it does not.
 
     Returns:
@@ -107,8 +105,6 @@ def ascend(
             break
         for (where, one), slope in zip(sources.items(), slopes, strict=True):
             change = ascent.step_size * slope.sign().nan_to_num()  # no slope is known beyond an infinite loss
-            if fixed is not None and where in fixed:
-                change[..., list(fixed[where])] = 0.0
             sources[where] = (one + change).clamp_(0, 1)
     assert highest is not None
     if bool(highest.isnan().any()):

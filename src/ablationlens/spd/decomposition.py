@@ -181,11 +181,14 @@ class Decomposition(nn.Module):
     def registry(self, adapter: Adapter) -> Registry:
         """The components of all modules, each module's remainder last, on any host of the model.
 
+        It has the factors as they are now, in copies of its own: a training that goes on does not change it.
+
         Raises:
             InputError: if the model has no such modules, or of other shapes.
         """
         self.weights(adapter)
-        return adapter.registry("rank_one", factors={where: (part.V, part.U) for where, part in self.items()})
+        factors = {where: (part.V.detach().clone(), part.U.detach().clone()) for where, part in self.items()}
+        return adapter.registry("rank_one", factors=factors)
 
     def weights(self, adapter: Adapter) -> dict[Where, Float[Tensor, "out in"]]:
         """The model's own weights of the decomposed modules.

@@ -119,10 +119,9 @@ class Mode(Base):
     def gates(
         self, adapter: Adapter, registry: Registry, data: Batch
     ) -> Float[Tensor, "sample example component"] | Float[Tensor, "sample example position component"]:
-        parts = self._parts(registry)
-        return torch.stack(
-            [self._laid_out(registry, parts, self.module_gates(adapter, data, s)) for s in range(self.samples)]
-        )
+        parts, importances = self._parts(registry), self.decomposition.importances(adapter, data)
+        drawn = (self.sources(adapter, data, importances, sample) for sample in range(self.samples))
+        return torch.stack([self._laid_out(registry, parts, self.gates_with(importances, own)) for own in drawn])
 
     def _remainder(self, gate: Tensor) -> Tensor:
         if self.remainder == "source":
@@ -216,8 +215,7 @@ class Stochastic(Mode):
         check_sampling(sampling)
         if not is_integer(n_samples) or n_samples < 1:
             raise InputError(f"n_samples is a whole number from 1; got {n_samples!r}")
-        _check_seed(seed)
-        self.n_samples, self.seed = int(n_samples), int(seed)  # as Python's own, which JSON knows
+        self.n_samples, self.seed = int(n_samples), _seed(seed)  # as Python's own, which JSON knows
         self.sampling: Sampling = sampling
 
     @property
@@ -289,7 +287,6 @@ class PGD(Mode):
         super().__init__(decomposition, remainder=remainder)
         self.ascent = Ascent(steps, step_size, scope)
         self.again = _again(self.ascent, reoptimise, reoptimise_steps)
-        _check_seed(seed)
         given: Any = [starts] if isinstance(starts, str) else starts
         if not isinstance(given, Sequence) or not given or any(start not in STARTS for start in given):
             raise InputError(f"starts are one or several of {', '.join(STARTS)}, in a list; got {starts!r}")
@@ -301,7 +298,7 @@ class PGD(Mode):
                 f"an ascent under each mask sees logits alone, and this output reads {read}: leave reoptimise out, or "
                 "give an output of logits"
             )
-        self.seed = int(seed)
+        self.seed = _seed(seed)
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -487,9 +484,15 @@ def _again(ascent: Ascent, reoptimise: bool, steps: int | None) -> Ascent | None
     return ascent if steps is None else replace(ascent, steps=int(steps))
 
 
-def _check_seed(seed: Any) -> None:
+def _seed(seed: Any) -> int:
+    """A seed as Python's own integer, which JSON knows.
+
+    Raises:
+        InputError: if it is none.
+    """
     if not is_integer(seed) or not 0 <= seed < 2**63:
         raise InputError(f"seed is a whole number from 0 to 2**63 - 1; got {seed!r}")
+    return int(seed)
 
 
 def addressed_sources(

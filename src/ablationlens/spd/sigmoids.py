@@ -51,11 +51,6 @@ def upper_leaky_hard(x: Tensor) -> Tensor:
     return torch.where(x > 1, 1 + LEAK * (x - 1), x.clamp(0, 1))
 
 
-def leaky_hard(x: Tensor) -> Tensor:
-    """The hard sigmoid, falling with slope LEAK below 0, so that its values leave [0, 1]."""
-    return torch.where(x > 0, x.clamp(max=1), LEAK * x)
-
-
 def swish_hard(x: Tensor) -> Tensor:
     """A smooth hard sigmoid, the difference of two swish ramps: slightly outside [0, 1] near the ends."""
 

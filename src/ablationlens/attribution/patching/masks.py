@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,6 +19,8 @@ class OneAtATime:
         positions: of the inputs, where each is patched by itself: draw 1 + p * components + j then patches component j
             at position p. None patches all positions at once.
     """
+
+    by_example: ClassVar[bool] = False
 
     components: int
     positions: int | None = None

@@ -15,8 +15,7 @@ from ablationlens.attribution.coar import kept_outputs
 from ablationlens.counterfactuals.record import record
 from ablationlens.data import Batch
 from ablationlens.evaluate.agreement import agreement, mean
-from ablationlens.evaluate.intervals import percentiles, shares
-from ablationlens.evaluate.scores import resamples
+from ablationlens.evaluate.intervals import percentiles, resamples, shares
 from ablationlens.evaluate.studies.base import Study
 from ablationlens.evaluate.studies.cost import check_masks, distinct, state_cost, usable
 from ablationlens.masked_model import MaskedModel
