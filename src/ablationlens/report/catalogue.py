@@ -116,13 +116,13 @@ def _domain_modules(one: Domains) -> go.Figure | None:
 
 def _least_alike(one: Domains) -> go.Figure | None:
     """The two domains that are least alike against each other, with the components that differ most."""
-    several = {name for name in one.names if one.attributions[name].weights.sizes["example"] > 1}
+    several = [name for name in one.names if one.attributions[name].weights.sizes["example"] > 1]
     table = one.similarity().table()
-    pairs = table[(table["domain"] != table["other"]) & table["domain"].isin(several) & table["other"].isin(several)]
-    if not pairs["similarity"].notna().any():
+    own = (table["domain"] != table["other"]) & table["domain"].isin(several) & table["other"].isin(several)
+    pairs = pd.DataFrame(table[own]).dropna(subset=["similarity"]).sort_values("similarity", kind="stable")
+    if pairs.empty:
         return None
-    least = pairs.loc[pairs["similarity"].idxmin()]
-    return domain_scatter(one, str(least["domain"]), str(least["other"]))
+    return domain_scatter(one, str(pairs["domain"].iloc[0]), str(pairs["other"].iloc[0]))
 
 
 def _domain_held_out(one: Domains) -> go.Figure | None:
