@@ -284,29 +284,29 @@ class Sweep:
             self._visit(start, stop, keep, output.taps, limit, sample)
         return out[0] if len(out) == 1 else out.mean(0)
 
-    def visit(self, start: int, stop: int, call: Callable[[Pass], None], taps: Iterable[Watched] = ()) -> None:
+    @property
+    def samples(self) -> int:
+        """How many sets of gates a base has, each of which takes passes of its own; 1 without one."""
+        return self.bound.samples
+
+    def visit(
+        self, start: int, stop: int, call: Callable[[Pass], None], taps: Iterable[Watched] = (), *, sample: int = 0
+    ) -> None:
         """Call `call` with each forward pass of the draws from `start` to `stop`.
 
         Where a pass does not fit into memory all of these draws are run again in smaller ones, so what `call` keeps has
         to be overwritten by that, and not added to.
-
-        Raises:
-            InputError: if kept components have several samples of gates, of which a pass can only show one.
 
         Args:
             start: first draw.
             stop: one after the last.
             call: takes what it wants of a pass, which nothing else keeps.
             taps: what is to be seen beside the logits.
+            sample: which of the base's sets of gates the passes have.
         """
-        if self.bound.samples > 1:
-            raise InputError(
-                f"this looks at one forward pass for each mask, and the base has {self.bound.samples} samples of "
-                "gates: give it one, for example Stochastic(decomposition, n_samples=1)"
-            )
         while True:
             try:
-                return self._visit(start, stop, call, taps, None, 0)
+                return self._visit(start, stop, call, taps, None, sample)
             except RuntimeError as error:
                 self._halve(error)
 

@@ -28,14 +28,20 @@ PASSES_PER_BLOCK = 16
 
 
 def clean_pass(
-    model: MaskedModel, data: Batch, call: Callable[[Pass], None], *, rows: int | None, taps: Iterable[Watched] = ()
+    model: MaskedModel,
+    data: Batch,
+    call: Callable[[Pass], None],
+    *,
+    rows: int | None,
+    taps: Iterable[Watched] = (),
+    sample: int = 0,
 ) -> None:
-    """Call `call` with the forward passes of the unmodified model, first examples first.
+    """Call `call` with the forward passes of the unmodified model, or of one sample of its base, first examples first.
 
     An all-ones mask is bit-equal to the unmodified model. Where a pass does not fit all begin again, with example 0.
     """
     ones = GivenMasks(torch.ones(1, len(model.registry)))
-    Sweep(model, data, ones, rows=rows).visit(0, 1, call, taps)
+    Sweep(model, data, ones, rows=rows).visit(0, 1, call, taps, sample=sample)
 
 
 def blocks(sweep: Sweep) -> list[tuple[int, int]]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from ablationlens.data import Batch
@@ -13,6 +16,7 @@ from ablationlens.data.inputs import token_key
 from ablationlens.diagnostics.clean import MEASURES, Collected, blocks, clean_pass
 from ablationlens.diagnostics.drift_result import Drift, labelled
 from ablationlens.diagnostics.given_masks import Masks, described, given_masks
+from ablationlens.diagnostics.places import Places
 from ablationlens.masked_model import MaskedModel, check_call
 from ablationlens.progress import bar
 from ablationlens.provenance import packages
@@ -30,10 +34,15 @@ def drift(
     - ``log_probability_change`` of the right class in nats and ``rank_change`` of it in places, ablated minus clean:
       negative and positive where ablation makes it less likely.
 
+    With a base the clean predictions are those of the base with nothing ablated, by the same gates. Of a base with
+    several samples each is compared with itself, and the values are means over samples, so that ``top1_changed`` is a
+    share; the most probable class is the one that most samples have.
+
     All are computed from log-softmax in float32, or float64 where the logits are. What the output of the model is
     changes nothing here; see `ablation_table` for the drift and the output of many parts at once.
 
-    What it costs: one forward pass of every example for each mask, packed, and one of the unmodified model. Memory
+    What it costs: one forward pass of every example for each mask, packed, and one of the unmodified model, for each
+    sample of a base. Memory
     holds the clean log-probabilities (real positions x classes), one pass of logits, and the result; logits under
     ablation are not kept.
 
@@ -58,25 +67,16 @@ def drift(
     plain = model.having(output=_nothing)  # its own output may need labels that drift does not
     sweep = Sweep(plain, data, source, rows=rows)
     sweep.announce("drift")
-    collected = Collected(data)
-    clean_pass(plain, data, collected.keep, rows=rows)
-    clean = collected.clean()
-    real = clean.places.real.numpy()
-    values = np.full((len(MEASURES), source.draws, *real.shape), np.nan, dtype=np.float32)
-    after = np.full((source.draws, *real.shape), -1, dtype=np.int32)
-
-    def keep(one: Pass) -> None:
-        found, top = clean.compare(one)
-        draws, examples = (slice(part.start, part.stop) for part in (one.draws, one.examples))
-        at = real[examples]
-        values[:, draws, examples][..., at] = found.numpy()
-        after[draws, examples][:, at] = top.numpy()
-
-    spans = blocks(sweep)
-    for start, stop in bar(spans, total=len(spans), unit="block", label="drift", show_bar=show_bar):
-        sweep.visit(start, stop, keep)
-    before, tokens = np.full(real.shape, -1, dtype=np.int32), np.full(real.shape, -1, dtype=np.int64)
-    before[real] = clean.top.cpu().numpy()
+    one = _of_sample(plain, data, sweep, 0, rows, show_bar)
+    values, tops = one.values, [(one.before, one.after)]
+    for sample in range(1, sweep.samples):
+        one = _of_sample(plain, data, sweep, sample, rows, show_bar)
+        values += one.values
+        tops.append((one.before, one.after))
+    values /= sweep.samples
+    before, after = (_most_frequent(each) for each in zip(*tops, strict=True))
+    real = one.places.real.numpy()
+    tokens = np.full(real.shape, -1, dtype=np.int64)
     key = token_key(data.inputs)
     if key is not None and data.inputs[key].shape == real.shape:
         tokens[real] = data.inputs[key].cpu().numpy()[real]
@@ -86,7 +86,7 @@ def drift(
         "before": before,
         "token": tokens,
         "real": real,
-        "scored": clean.places.scored.numpy(),
+        "scored": one.places.scored.numpy(),
     }
     provenance = {
         **{key: value for key, value in model.describe().items() if key != "output"},
@@ -96,8 +96,55 @@ def drift(
         "packages": packages(),
         "seconds": round(time.perf_counter() - begun, 2),
     }
-    tokenizer = data.tokenizer if clean.places.are_positions else None  # classes of whole examples are no tokens
+    tokenizer = data.tokenizer if one.places.are_positions else None  # classes of whole examples are no tokens
     return Drift(labelled(arrays, names, data.names()), provenance, tokenizer=tokenizer)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What one sample of a base gives, or the model itself.
+
+    Attributes:
+        values: [measure, mask, example, position].
+        before: the most probable class, [example, position].
+        after: the same under each mask, [mask, example, position].
+        places: where there are predictions.
+    """
+
+    values: Float[np.ndarray, "measure mask example position"]
+    before: Integer[np.ndarray, "example position"]
+    after: Integer[np.ndarray, "mask example position"]
+    places: Places
+
+
+def _of_sample(
+    model: MaskedModel, data: Batch, sweep: Sweep, sample: int, rows: int | None, show_bar: bool | None
+) -> _Sample:
+    collected = Collected(data)
+    clean_pass(model, data, collected.keep, rows=rows, sample=sample)
+    clean = collected.clean()
+    real = clean.places.real.numpy()
+    values = np.full((len(MEASURES), sweep.source.draws, *real.shape), np.nan, dtype=np.float32)
+    before, after = (np.full((*draws, *real.shape), -1, dtype=np.int32) for draws in ((), (sweep.source.draws,)))
+    before[real] = clean.top.cpu().numpy()
+
+    def keep(one: Pass) -> None:
+        found, top = clean.compare(one)
+        draws, examples = (slice(part.start, part.stop) for part in (one.draws, one.examples))
+        at = real[examples]
+        values[:, draws, examples][..., at] = found.numpy()
+        after[draws, examples][:, at] = top.numpy()
+
+    spans = blocks(sweep)
+    label = "drift" if sweep.samples == 1 else f"drift, sample {sample + 1} of {sweep.samples}"
+    for start, stop in bar(spans, total=len(spans), unit="block", label=label, show_bar=show_bar):
+        sweep.visit(start, stop, keep, sample=sample)
+    return _Sample(values, before, after, clean.places)
+
+
+def _most_frequent(classes: Sequence[Integer[np.ndarray, ...]]) -> Integer[np.ndarray, ...]:
+    """The class that most samples have, of several that as many have the smallest."""
+    return classes[0] if len(classes) == 1 else torch.from_numpy(np.stack(classes)).mode(dim=0).values.numpy()
 
 
 def _nothing(logits: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import SupportsIndex
 
 import numpy as np
@@ -43,6 +44,9 @@ def attention_patterns(
 ) -> xr.DataArray:
     """Attention patterns of every example, of the model as it is or under a mask. Nothing is averaged.
 
+    With a base it is the base that is seen, or the base under a mask; where that has several samples the array has a
+    dimension "sample", and ``patterns.mean("sample")`` averages.
+
     Attention that runs as "sdpa" or "flash_attention_2" is switched to "eager" for the duration, which forms patterns:
     batch x heads x queries x keys numbers in each layer that is asked for. It costs one forward pass for each mask. Two
     patterns of the same data are subtracted as they are::
@@ -63,9 +67,9 @@ def attention_patterns(
         show_bar: a progress bar; by default where there is a screen.
 
     Returns:
-        [example, layer, head, query, key], float32. Rows of real queries sum to 1, those of padded queries are NaN. The
-        coordinates `query_token` [example, query] and `key_token` [example, key] hold the tokens, as text where the
-        data has a tokenizer; padding is "".
+        [example, layer, head, query, key], float32, with "mask" and "sample" before them where there are several. Rows
+        of real queries sum to 1, those of padded queries are NaN. The coordinates `query_token` [example, query] and
+        `key_token` [example, key] hold the tokens, as text where the data has a tokenizer; padding is "".
 
     Raises:
         AdapterError: if the attention does not show its pattern; the message says how to load the model.
@@ -86,11 +90,10 @@ def attention_patterns(
     _, source = given_masks(model, data, named)
     sweep = Sweep(model, data, source, rows=rows)
     queries, keys = positions(data, heads[0].attention)
-    found = np.full(
-        (len(named), len(data), len(heads), heads[0].queries, queries.shape[1], keys.shape[1]), np.nan, "f4"
-    )
+    shape = len(data), len(heads), heads[0].queries, queries.shape[1], keys.shape[1]
+    every = np.full((sweep.samples, len(named), *shape), np.nan, "f4")
 
-    def keep(one: Pass) -> None:
+    def keep(one: Pass, found: np.ndarray) -> None:
         for layer, tap in enumerate(taps):
             shown = one.by_draw(one.seen[tap].to("cpu", torch.float32)).numpy()
             if shown.shape[-2:] != found.shape[-2:]:
@@ -102,16 +105,17 @@ def attention_patterns(
             found[own] = shown
 
     sweep.announce("attention patterns")
-    spans = list(sweep.blocks(0, source.draws))
-    for start, stop in bar(spans, total=len(spans), unit="block", label="patterns", show_bar=show_bar):
-        sweep.visit(start, stop, keep, taps)
+    spans = [(sample, *span) for sample in range(sweep.samples) for span in sweep.blocks(0, source.draws)]
+    for sample, start, stop in bar(spans, total=len(spans), unit="block", label="patterns", show_bar=show_bar):
+        sweep.visit(start, stop, partial(keep, found=every[sample]), taps, sample=sample)
     real = queries.cpu().numpy()
-    found[:, ~real[:, None, None, :] & np.ones(found.shape[1:5], bool)] = np.nan
+    every[:, :, ~real[:, None, None, :] & np.ones(shape[:4], bool)] = np.nan
     array = xr.DataArray(
-        found,
-        dims=("mask", *DIMS),
+        np.moveaxis(every, 0, 1),
+        dims=("mask", "sample", *DIMS),
         coords={
             "mask": list(named),
+            "sample": np.arange(sweep.samples),
             "example": list(data.names()),
             "layer": [one.layer for one in heads],
             "head": np.arange(heads[0].queries),
@@ -121,7 +125,8 @@ def attention_patterns(
         name="attention",
         attrs={"attention": heads[0].attention, "registry": model.registry.fingerprint, **packages()},
     )
-    return array if isinstance(mask, Mapping) else array.isel(mask=0, drop=True)
+    array = array if isinstance(mask, Mapping) else array.isel(mask=0, drop=True)
+    return array if sweep.samples > 1 else array.isel(sample=0, drop=True)
 
 
 def positions(data: Batch, attention: str) -> tuple[Bool[Tensor, "example query"], Bool[Tensor, "example key"]]:

@@ -55,12 +55,15 @@ def ablation_table(
         al.plots.pattern_change(table)  # which head changes without which part
         al.plots.pattern_without(table, "L0.head 3", layer=1, head=0)  # how
 
-    What it costs: (parts + 1) forward passes of every example, packed. Memory holds the clean log-probabilities (real
-    positions x classes) and patterns, one pass of logits and patterns, and one number for each part, example and
-    measure; it does not grow with logits of the parts. Of their patterns it holds the cells that change the most, in
-    float16: 2**24 numbers and so 32 MB, as much again while the sweep runs and for the clean patterns of these cells,
-    whatever the number of parts. That is every cell for 16,000 of them at 32 tokens. Attention that runs as "sdpa" is
-    switched to "eager" for the duration where patterns are read.
+    With a base the clean model is the base with nothing ablated. Of a base with several samples each is compared with
+    itself, and the values are means over samples; the patterns that are kept are those of the first.
+
+    What it costs: (parts + 1) forward passes of every example, packed, for each sample of a base. Memory holds the
+    clean log-probabilities (real positions x classes) and patterns, one pass of logits and patterns, and one number
+    for each part, example and measure; it does not grow with logits of the parts. Of their patterns it holds the
+    cells that change the most, in float16: 2**24 numbers and so 32 MB, as much again while the sweep runs and for
+    the clean patterns of these cells, whatever the number of parts. That is every cell for 16,000 of them at 32
+    tokens. Attention that runs as "sdpa" is switched to "eager" for the duration where patterns are read.
 
     Args:
         model: the masked model.
@@ -95,12 +98,17 @@ def ablation_table(
         if patterns or not watched:
             raise
         left_out(error)
-        clean = _clean(model, data, (), rows)
+        watched = ()
+        clean = _clean(model, data, watched, rows)
     cells = None if kept is None or not clean.patterns.taps else PatternCells(clean.patterns, data, kept, parts.draws)
     found = _Found(model, clean, parts, cells, scored_only=scored_only)
-    spans = blocks(sweep)
-    for start, stop in bar(spans, total=len(spans), unit="block", label="ablation table", show_bar=show_bar):
-        found.visit(sweep, start, stop)
+    found.fill(sweep, 0, show_bar)
+    for sample in range(1, sweep.samples):
+        clean = _clean(model, data, watched, rows, sample)
+        other = _Found(model, clean, parts, None, scored_only=scored_only)
+        other.fill(sweep, sample, show_bar)
+        found.add(other)
+    found.divide(sweep.samples)
     provenance = {
         **model.describe(),
         "data": {"examples": len(data), "fingerprint": data.fingerprint()},
@@ -132,7 +140,9 @@ class _CleanRun:
     patterns: PatternChange
 
 
-def _clean(model: MaskedModel, data: Batch, watched: tuple[Pattern, ...], rows: int | None) -> _CleanRun:
+def _clean(
+    model: MaskedModel, data: Batch, watched: tuple[Pattern, ...], rows: int | None, sample: int = 0
+) -> _CleanRun:
     collected, patterns, outputs = Collected(data), PatternChange(watched, data), np.empty(len(data))
 
     def keep(one: Pass) -> None:
@@ -140,7 +150,7 @@ def _clean(model: MaskedModel, data: Batch, watched: tuple[Pattern, ...], rows: 
         collected.keep(one)
         patterns.keep(one)
 
-    clean_pass(model, data, keep, rows=rows, taps=[*model.output.taps, *watched])
+    clean_pass(model, data, keep, rows=rows, taps=[*model.output.taps, *watched], sample=sample)
     patterns.ready()
     return _CleanRun(collected.clean(), outputs, patterns)
 
@@ -165,7 +175,26 @@ class _Found:
         if clean.patterns.taps:
             self.change = np.full((parts.draws, len(clean.patterns.taps), clean.patterns.heads), np.nan)
 
-    def visit(self, sweep: Sweep, start: int, stop: int) -> None:
+    def fill(self, sweep: Sweep, sample: int, show_bar: bool | None) -> None:
+        """All parts, with the gates of one sample of a base."""
+        spans = blocks(sweep)
+        label = "ablation table" if sweep.samples == 1 else f"ablation table, sample {sample + 1} of {sweep.samples}"
+        for start, stop in bar(spans, total=len(spans), unit="block", label=label, show_bar=show_bar):
+            self._visit(sweep, start, stop, sample)
+
+    def add(self, other: _Found) -> None:
+        """What another sample gave."""
+        self.values += other.values
+        if self.change is not None and other.change is not None:
+            self.change += other.change
+
+    def divide(self, samples: int) -> None:
+        """The mean of what so many samples gave."""
+        self.values /= samples
+        if self.change is not None:
+            self.change /= samples
+
+    def _visit(self, sweep: Sweep, start: int, stop: int, sample: int) -> None:
         """Fill the rows of these parts."""
         change = None if self.change is None else np.empty((stop - start, self.counts.shape[0], *self.change.shape[1:]))
 
@@ -184,7 +213,7 @@ class _Found:
                 if self.cells is not None:
                     self.cells.offer(one, measured)
 
-        sweep.visit(start, stop, keep, self.taps)
+        sweep.visit(start, stop, keep, self.taps, sample=sample)
         if change is not None and self.change is not None:
             self.change[start:stop] = over_examples(np.moveaxis(change, 1, -1))[0]
 

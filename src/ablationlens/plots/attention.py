@@ -128,6 +128,8 @@ def attention_heads(summary: xr.Dataset, *, measure: str = "induction", theme: T
         raise InputError(f"no measure {measure!r} in this summary: it has {', '.join(map(str, summary))}")
     if "mask" in summary.dims:
         raise InputError('this summary is of several masks: take one, summary.sel(mask="clean")')
+    if "sample" in summary.dims:
+        raise InputError('this summary is of several samples of a base: take their mean, summary.mean("sample")')
     values = summary[measure]
     grid = values.mean("example") if "example" in values.dims else values
     grid = grid.transpose("layer", "head")
@@ -210,6 +212,11 @@ def _chosen(
     if not isinstance(patterns, xr.DataArray) or not {"query", "key"} <= set(patterns.dims):
         raise InputError(
             f"this figure is of what al.attention_patterns(model, data) returns; got {type(patterns).__name__}"
+        )
+    if "sample" in patterns.dims:
+        raise InputError(
+            "these are patterns of several samples of a base: take one, patterns.sel(sample=0), or their mean, "
+            'patterns.mean("sample")'
         )
     found, words = patterns, list[str]()
     wanted: dict[str, Any] = {"layer": layer} if every_head else {"layer": layer, "head": head}
