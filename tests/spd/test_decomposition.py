@@ -13,7 +13,7 @@ import ablationlens as al
 from ablationlens.spd import Decomposition, Part, importance_function
 from ablationlens.spd.sigmoids import SIGMOIDS
 from tests import models
-from tests.conftest import ALL_HOSTS, host_of
+from tests.conftest import ALL_HOSTS, HOSTS, host_of
 from tests.spd.small import COUNT, PLACES, decomposed
 from tests.spd.test_functions import by_hand
 
@@ -130,7 +130,7 @@ def test_spd_requirement_03_components_and_remainder_add_up_to_the_weight(name: 
         weight = models.part(host.reference, *where)[0].double()
         remainder = weight - torch.einsum("ic,co->oi", part.V.double(), part.U.double())
         assert (row.layer, row.module, row.components) == (*where, COUNT)
-        assert row.error == pytest.approx(float(remainder.square().mean()), rel=1e-5)
+        assert row.error == pytest.approx(float(remainder.detach().square().mean()), rel=1e-5)
         assert row.relative == pytest.approx(float(remainder.norm() / weight.norm()), rel=1e-5)
         added = part.weight.double() + (weight - part.weight.double())
         assert float((added - weight).abs().max()) < 1e-15 * max(1.0, float(weight.abs().max()))
@@ -226,3 +226,30 @@ def test_spd_requirement_22_importances_of_another_shape_are_refused() -> None:
     wrong = Decomposition({(0, "attn.v"): Part(one.V, one.U, ByExample())})
     with pytest.raises((al.InputError, TypeError), match="importances? "):  # beartype may be first
         wrong.importances(host.adapter, host.data(7))  # as many examples as positions
+
+
+@pytest.mark.parametrize("held", HOSTS)
+def test_a_function_of_ones_own_may_look_back_and_not_ahead(held: str) -> None:
+    class Mean(al.spd.functions.ImportanceFunction):
+        """Importances from a mean over all positions, or over those up to each."""
+
+        def __init__(self, kind: str) -> None:
+            super().__init__()
+            self.kind = kind  # type: ignore[misc]
+
+        def forward(self, read: Tensor) -> Tensor:
+            count = torch.arange(1, read.shape[1] + 1)[:, None]
+            back = read.cumsum(1) / count
+            mixed = {"ahead": read.mean(1, keepdim=True).expand_as(read), "back": back, "alone": read}[self.kind]
+            return 0.5 + 0.2 * mixed[..., :COUNT]
+
+    host = host_of(held, "gpt2")
+    one = decomposed(host)[0, "attn.v"]
+    made = {k: Decomposition({(0, "attn.v"): Part(one.V, one.U, Mean(k))}) for k in ("ahead", "back", "alone")}
+    data = host.data(3)
+    with pytest.raises(al.InputError, match=r"function of L0.attn.v looks ahead: importances of the first 3 positions"):
+        made["ahead"].importances(host.adapter, data)
+    prefix = al.batch(data.inputs["input_ids"][:, :4])
+    for kind in ("back", "alone"):
+        whole, short = (made[kind].importances(host.adapter, x)[0, "attn.v"] for x in (data, prefix))
+        torch.testing.assert_close(whole[:, :4], short, rtol=0, atol=1e-5)

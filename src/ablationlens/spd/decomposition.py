@@ -23,7 +23,7 @@ from ablationlens.layout import reads_encoder
 from ablationlens.packing import choose
 from ablationlens.registry import Registry
 from ablationlens.sites import RankOne, Tap
-from ablationlens.spd.functions import ImportanceFunction, check_fits
+from ablationlens.spd.functions import ImportanceFunction, check_fits, positionwise
 from ablationlens.spd.sigmoids import sigmoid as sigmoid_of
 from ablationlens.spd.signature import signature, warn_of_other_weights
 
@@ -264,7 +264,9 @@ class Decomposition(nn.Module):
     ) -> dict[Where, Float[Tensor, "example *position C"]]:
         """Causal importances on the unmodified model, from 0 to 1.
 
-        Importance functions read one position at a time, but that input depends on what came before it.
+        Importance functions read one position at a time, but that input depends on what came before it. A function of
+        one's own may read earlier positions too, and not later ones: importances of a prefix would not be those of the
+        whole, and those of a padded example would depend on its padding.
 
         Args:
             adapter: the model.
@@ -276,7 +278,7 @@ class Decomposition(nn.Module):
             CPU; 0 at padding.
 
         Raises:
-            InputError: if the data or the model does not fit.
+            InputError: if the data or the model does not fit, or an importance function looks ahead.
         """
         self.weights(adapter)
         check_data(adapter, data)
@@ -290,13 +292,39 @@ class Decomposition(nn.Module):
             for index in torch.arange(len(data), device=adapter.device).split(size):
                 batch = here.take(index)
                 run(batch)
-                for where, found in self.importances_of({at: watch.seen[tap] for at, tap in taps.items()}).items():
+                inputs = {at: watch.seen[tap] for at, tap in taps.items()}
+                if not chunks[self.places[0]]:
+                    self._refuse_looking_ahead(inputs)
+                for where, found in self.importances_of(inputs).items():
                     lower = _checked(found.lower, where)
                     real = batch.encoder_attended if reads_encoder(where[1]) else batch.attended
                     if real is not None and lower.ndim == 3:
                         lower = lower * real[..., None]
                     chunks[where].append(lower.float().cpu())
         return {where: torch.cat(chunk) for where, chunk in chunks.items()}
+
+    def _refuse_looking_ahead(self, inputs: Mapping[Where, Tensor]) -> None:
+        """Refuse a function of the user's own that gives another importance where what comes later is left out.
+
+        Raises:
+            InputError: naming the module.
+        """
+        for where, part in self.items():
+            read = inputs[where]
+            if positionwise(part.function) or len(rows_of(read)) < 2 or read.shape[1] < 2:
+                continue
+            half = read.shape[1] // 2
+            whole, prefix = (
+                self.squashed(part.importance(read)).lower,
+                self.squashed(part.importance(read[:, :half])).lower,
+            )
+            if not torch.allclose(whole[:, :half], prefix, rtol=0, atol=1e-3, equal_nan=True):
+                most = float((whole[:, :half] - prefix).abs().max())
+                raise InputError(
+                    f"the importance function of {name_of(where)} looks ahead: importances of the first {half} "
+                    f"positions change by up to {most:.3g} where the {read.shape[1] - half} after them are left out. "
+                    "Give one that reads no later position, such as al.spd.importance_function('vector_mlp', ...)"
+                )
 
 
 def _places(parts: Any) -> tuple[Where, ...]:

@@ -184,6 +184,11 @@ def check_fits(function: ImportanceFunction, components: int, width: int) -> Non
             )
 
 
+def positionwise(function: ImportanceFunction | None) -> bool:
+    """Whether a function is known to read each position by itself, as those of this package do."""
+    return function is None or type(function) in FUNCTIONS.values()
+
+
 def _checked(hidden: Sequence[int], kind: str) -> tuple[int, ...]:
     if isinstance(hidden, Sequence) and not hidden:
         raise InputError(f"an importance function '{kind}' needs a hidden layer, hidden=(16,); 'shared_mlp' needs none")
