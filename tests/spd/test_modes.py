@@ -374,7 +374,6 @@ def test_components_of_other_kinds_are_kept_as_they_are(torch_gpt2: Host) -> Non
         ),
         (lambda d, h: masked(h, Deterministic(d)).having(ablation=al.Mean(h.data())), r"ablated to is al.Zero\(\)"),
         (lambda d, h: masked(h, Stochastic(d, 2)).logits(torch.ones(1, 28), h.data(2)), "2 samples"),
-        (lambda d, h: al.drift(masked(h, Stochastic(d, 2)), h.data(2), {"a": 0}), "2 samples"),
         (lambda d, h: al.direct_effect(masked(h, Deterministic(d)), h.data(2)), "base"),
     ],
 )  # fmt: skip
