@@ -146,7 +146,7 @@ class StochasticMasks(Design):
         mode = self.mode
         each = [addressed_sources(known, mode.sampling, mode.seed, draw, examples) for draw in draws]
         sources = {where: torch.stack([one[where] for one in each]) for where in known}
-        lower = {where: one[None] for where, one in known.items()}
+        lower = {where: one.expand(len(draws), *one.shape) for where, one in known.items()}
         laid: Tensor | None = None
         for where, own in self.mode.gates_with(lower, sources).items():
             laid = torch.empty(*own.parts.shape[:-1], self.components) if laid is None else laid
