@@ -113,23 +113,6 @@ def test_modes(mode: Any) -> None:
     assert models.close(model.logits(model.mask(), data), expected)
 
 
-def test_methods_run_unchanged() -> None:
-    """Weights of an output that is nearly linear in the gates agree; those along a path add up."""
-    host = host_of("torch", "gpt2")
-    decomposition = decomposed_at(host, ((1, "attn.qkv"),))
-    model = al.MaskedModel(host.adapter, decomposition.registry(host.adapter), output=al.Logit(2))
-    data = host.data(2)
-    whole, none = (model(mask, data) for mask in (model.mask(), torch.zeros(1, COUNT + 1)))
-    found = al.integrated_gradients(model, data, steps=32)
-    np.testing.assert_allclose(found.weights.sum("component"), whole - none, atol=1e-3)
-    alone = al.leave_one_out(model, data)
-    off = 1 - torch.eye(COUNT + 1)
-    each = torch.stack([whole - model(one[None], data) for one in off], -1)
-    np.testing.assert_allclose(alone.weights, each, atol=1e-5)
-    fitted, along = al.coar(model, data, alpha=0.2, draws=60), al.path_gradient(model, data, alpha=0.2, draws=60)
-    assert fitted.weights.shape == along.weights.shape == (2, COUNT + 1)
-
-
 def test_a_registry_comes_back_from_json() -> None:
     host = host_of("torch", "gpt2")
     registry = fused(host).registry(host.adapter)

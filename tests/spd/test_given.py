@@ -99,7 +99,7 @@ def test_importances_of_another_decomposition_are_refused(torch_gpt2: Host) -> N
         mode.search(torch_gpt2.adapter, data, fewer)
     with pytest.raises(al.InputError, match=r"importances are of every module .* has no L5.attn.q"):
         mode.search(torch_gpt2.adapter, data, {**given, (5, "attn.q"): given[0, "attn.q"]})
-    with pytest.raises(al.InputError, match=r"the importances of L0.attn.q are of 4 examples, or \[1, ...\]"):
+    with pytest.raises(al.InputError, match=r"the importances of L0.attn.q are a tensor of 4 examples, or \[1, ...\]"):
         mode.search(torch_gpt2.adapter, torch_gpt2.data(4), given)
 
 

@@ -256,21 +256,6 @@ def test_modes(held: str, name: str, mode: Any) -> None:
     assert models.close(model.logits(model.mask(), data), expected)
 
 
-def test_methods_run_unchanged() -> None:
-    host = host_of("torch", "llama")
-    decomposition = decomposed_at(host, ((1, "mlp.out.pre_identity"),))
-    model = al.MaskedModel(host.adapter, decomposition.registry(host.adapter), output=al.Logit(2))
-    data = host.data(2)
-    whole, none = (model(mask, data) for mask in (model.mask(), torch.zeros(1, COUNT + 1)))
-    found = al.integrated_gradients(model, data, steps=32)
-    np.testing.assert_allclose(found.weights.sum("component"), whole - none, atol=1e-3)
-    alone = al.leave_one_out(model, data)
-    each = torch.stack([whole - model(one[None], data) for one in 1 - torch.eye(COUNT + 1)], -1)
-    np.testing.assert_allclose(alone.weights, each, atol=1e-5)
-    fitted, along = al.coar(model, data, alpha=0.2, draws=60), al.path_gradient(model, data, alpha=0.2, draws=60)
-    assert fitted.weights.shape == along.weights.shape == (2, COUNT + 1)
-
-
 def test_what_comes_back_from_json_and_from_a_file(tmp_path: Path) -> None:
     host = host_of("torch", "gpt2")
     registry = inserted(host).registry(host.adapter)

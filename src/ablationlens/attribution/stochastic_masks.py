@@ -23,7 +23,8 @@ from ablationlens.masked_model import MaskedModel
 from ablationlens.masks.base import Base
 from ablationlens.masks.designs import Design, integer
 from ablationlens.spd.decomposition import Where
-from ablationlens.spd.modes import Stochastic, addressed_sources
+from ablationlens.spd.modes import Stochastic
+from ablationlens.spd.sources import addressed_sources
 
 BLOCK_BYTES = 2**25
 """Size of the gates of one example that are made at a time for its regression."""

@@ -56,6 +56,11 @@ class Base(ABC):
         """What a row costs in forward passes, for each sample; a forward and a backward pass are counted as 3."""
         return 1
 
+    @property
+    def binding(self) -> int:
+        """What `bind` costs for each example in forward passes, counted in the same way; once for each data set."""
+        return 0
+
     def behind(self, adapter: Adapter, registry: Registry) -> Registry | None:
         """All components that the base gates, where a registry has only some of them or none; None where it has all.
 

@@ -17,9 +17,9 @@ from ablationlens.spd.llama_simple import load_target as load_target
 from ablationlens.spd.losses import Faithfulness as Faithfulness
 from ablationlens.spd.losses import Minimality as Minimality
 from ablationlens.spd.losses import Reconstruction as Reconstruction
-from ablationlens.spd.modes import PGD as PGD
 from ablationlens.spd.modes import Deterministic as Deterministic
 from ablationlens.spd.modes import Stochastic as Stochastic
+from ablationlens.spd.pgd import PGD as PGD
 from ablationlens.spd.saving import load as load
 from ablationlens.spd.saving import save as save
 from ablationlens.spd.singular import svd as svd

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -128,6 +128,30 @@ def _better(
     for where, one in sources.items():
         mixed[where] = torch.where(higher.view(-1, *[1] * (one.ndim - 1)), one, best[where])
     return mixed, torch.where(higher, loss, highest)
+
+
+def worst(found: Sequence[Found], scope: Scope) -> Found:
+    """The worst of several ascents: for each example, or of all together."""
+    if scope == "shared":
+        return max(found, key=lambda one: float(one.loss.sum()))
+    best = torch.stack([one.loss for one in found]).argmax(0)
+    every = torch.arange(len(best))
+
+    def pick(values: Sequence[Tensor]) -> Tensor:
+        return torch.stack([value.cpu() for value in values])[best, every]
+
+    sources = {where: pick([one.sources[where] for one in found]) for where in found[0].sources}
+    trace = torch.stack([one.trace for one in found])[best, :, every].T
+    return Found(sources, pick([one.loss for one in found]), trace)
+
+
+def joined(chunks: Sequence[Found]) -> Found:
+    """Ascents of consecutive examples as one."""
+    if len(chunks) == 1:
+        one = chunks[0]
+        return Found({where: source.cpu() for where, source in one.sources.items()}, one.loss, one.trace)
+    sources = {where: torch.cat([one.sources[where].cpu() for one in chunks]) for where in chunks[0].sources}
+    return Found(sources, torch.cat([one.loss for one in chunks]), torch.cat([one.trace for one in chunks], dim=1))
 
 
 def starting(

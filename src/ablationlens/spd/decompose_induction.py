@@ -27,7 +27,8 @@ from ablationlens.spd.adversary import Ascent
 from ablationlens.spd.bundled import CARD, FILE
 from ablationlens.spd.decomposition import Decomposition, Part, Where, name_of
 from ablationlens.spd.losses import Faithfulness, Minimality, Reconstruction
-from ablationlens.spd.modes import PGD, Deterministic, Stochastic
+from ablationlens.spd.modes import Deterministic, Stochastic
+from ablationlens.spd.pgd import PGD
 from ablationlens.spd.saving import save
 from ablationlens.spd.training import ALIVE, train
 from ablationlens.zoo import load

@@ -8,15 +8,18 @@ do harm (adversarial masks). The remainder of a module counts as a component of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ablationlens.data.checks import is_integer
 from ablationlens.errors import InputError
-from ablationlens.spd.decomposition import Where
+from ablationlens.randomness import raw
+from ablationlens.spd.decomposition import Where, name_of
 from ablationlens.spd.forward import Gates
 from ablationlens.spd.given import check_sources
 
@@ -40,6 +43,39 @@ def random_sources(
     return found
 
 
+def addressed_sources(
+    importances: Mapping[Where, Float[Tensor, "example *position C"]],
+    sampling: Sampling,
+    seed: int,
+    sample: int,
+    examples: Sequence[int] | None = None,
+) -> Sources:
+    """Random sources that depend on (seed, sample, example, module) alone.
+
+    Args:
+        importances: whose sources they are.
+        sampling: "continuous" or "binomial".
+        seed: of the sources.
+        sample: its number.
+        examples: which the importances are of; all by default.
+    """
+    found: Sources = {}
+    for where, lower in importances.items():
+        own = range(lower.shape[0]) if examples is None else examples
+        one = uniform_sources((*lower.shape[:-1], lower.shape[-1] + 1), seed, where, sample, own)
+        if sampling == "binomial":
+            one[..., :-1] = (one[..., :-1] >= 0.5).float()
+        found[where] = one
+    return found
+
+
+def uniform_sources(shape: tuple[int, ...], seed: int, where: Where, sample: int, examples: Sequence[int]) -> Tensor:
+    """Uniform numbers in [0, 1), [example, ...], each example's at an address of its own."""
+    count = int(np.prod(shape[1:]))
+    rows = [raw(seed, f"spd:{name_of(where)}", (sample << 32) + example, count) for example in examples]
+    return torch.from_numpy((np.stack(rows) >> 8).astype(np.float32) / 2**24).reshape(shape)
+
+
 def gates_of(
     importances: Mapping[Where, Float[Tensor, "*rows C"]], sources: Mapping[Where, Tensor], *, remainder: bool = True
 ) -> dict[Where, Gates]:
@@ -57,6 +93,14 @@ def gates_of(
     return gates
 
 
+def multiplied(gates: Mapping[Where, Gates], kept: Mapping[Where, Gates]) -> dict[Where, Gates]:
+    """Gates of which some are ablated: `kept` is 0 where they are."""
+    return {
+        where: Gates(own.parts * kept[where].parts, own.remainder * kept[where].remainder)
+        for where, own in gates.items()
+    }
+
+
 def check_sampling(sampling: str) -> None:
     """Refuse an unknown way to draw sources.
 
@@ -65,3 +109,14 @@ def check_sampling(sampling: str) -> None:
     """
     if sampling not in SAMPLINGS:
         raise InputError(f"sampling is 'continuous' or 'binomial'; got {sampling!r}")
+
+
+def checked_seed(seed: Any) -> int:
+    """A seed as Python's own integer, which JSON knows.
+
+    Raises:
+        InputError: if it is none.
+    """
+    if not is_integer(seed) or not 0 <= seed < 2**63:
+        raise InputError(f"seed is a whole number from 0 to 2**63 - 1; got {seed!r}")
+    return int(seed)

@@ -47,11 +47,3 @@ class Given(Base):
 def taken(gates: Mapping[Where, Gates], index: Tensor) -> dict[Where, Gates]:
     """The gates of some examples."""
     return {where: Gates(own.parts[index], own.remainder[index]) for where, own in gates.items()}
-
-
-def multiplied(gates: Mapping[Where, Gates], kept: Mapping[Where, Gates]) -> dict[Where, Gates]:
-    """Gates of which some are ablated: `kept` is 0 where they are."""
-    return {
-        where: Gates(own.parts * kept[where].parts, own.remainder * kept[where].remainder)
-        for where, own in gates.items()
-    }

@@ -18,9 +18,11 @@ from ablationlens.masked_model import MaskedModel
 from ablationlens.outputs.base import wide
 from ablationlens.spd.decomposition import Where
 from ablationlens.spd.forward import Gates
-from ablationlens.spd.modes import PGD, Mode
+from ablationlens.spd.modes import Mode
+from ablationlens.spd.pgd import PGD
+from ablationlens.spd.sources import multiplied
 from ablationlens.spd_experiment.asked import Arm
-from ablationlens.spd_experiment.bases import multiplied, taken
+from ablationlens.spd_experiment.bases import taken
 from ablationlens.spd_experiment.bench import Bench
 from ablationlens.spd_experiment.compared import compared, kl_of, predictions
 

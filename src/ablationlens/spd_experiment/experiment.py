@@ -18,7 +18,8 @@ from ablationlens.errors import InputError
 from ablationlens.progress import announce, bar, log
 from ablationlens.provenance import packages
 from ablationlens.spd.decomposition import Decomposition, name_of
-from ablationlens.spd.modes import PGD, Deterministic, Mode, Stochastic
+from ablationlens.spd.modes import Deterministic, Mode, Stochastic
+from ablationlens.spd.pgd import PGD
 from ablationlens.spd_experiment.asked import Ablate, Asked
 from ablationlens.spd_experiment.bench import Bench, Patterns
 from ablationlens.spd_experiment.effects import Effects

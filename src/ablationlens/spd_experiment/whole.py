@@ -13,7 +13,8 @@ from ablationlens.data import Batch
 from ablationlens.errors import InputError
 from ablationlens.spd.decomposition import Decomposition, Where
 from ablationlens.spd.forward import Gates
-from ablationlens.spd.modes import PGD, Deterministic, Mode, Stochastic
+from ablationlens.spd.modes import Deterministic, Mode, Stochastic
+from ablationlens.spd.pgd import PGD
 
 
 class Whole(Mode):
