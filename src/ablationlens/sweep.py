@@ -236,12 +236,12 @@ class Sweep:
             f"= {rows:,} forward rows{length}, "
             f"in {passes:,} passes of {min(self.packing.rows, rows)}"
         )
-        if self.bound.base is not None and (once := self.bound.base.gating.base.binding) > 1:
-            message += f"; the gates of the base, found once before, cost {once * self.examples:,} forward rows"
         each = self.bound.passes  # of a row, of which the factor is for the last: what is found is found once
         if each > 1:
             total = round(rows * (each - 1 + factor))
             message += f"; each row costs {each - 1:,} more to find its gates, {total:,} forward rows in all"
+        if self.bound.base is not None and (once := self.bound.base.gating.base.binding) > 1:
+            message += f"; the gates of the base, found once before, cost {once * self.examples:,} forward rows"
         if seconds is not None:
             message += f", about {duration(seconds * passes * (each - 1 + factor) / each)}"
         announce(message)
