@@ -131,7 +131,7 @@ def test_spd_requirement_03_components_and_remainder_add_up_to_the_weight(name: 
         remainder = weight - torch.einsum("ic,co->oi", part.V.double(), part.U.double())
         assert (row.layer, row.module, row.components) == (*where, COUNT)
         assert row.error == pytest.approx(float(remainder.detach().square().mean()), rel=1e-5)
-        assert row.relative == pytest.approx(float(remainder.norm() / weight.norm()), rel=1e-5)
+        assert row.relative == pytest.approx(float(remainder.detach().norm() / weight.norm()), rel=1e-5)
         added = part.weight.double() + (weight - part.weight.double())
         assert float((added - weight).abs().max()) < 1e-15 * max(1.0, float(weight.abs().max()))
 
