@@ -14,8 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ablationlens import MaskedModel, leave_one_out
 from ablationlens.diagnostics import AblationTable, ablation_table
 from ablationlens.report import report
+from ablationlens.spd import PGD, Deterministic, Stochastic
+from ablationlens.spd_experiment import ablation_experiment
+from tests.conftest import host_of
+from tests.spd.small import decomposed
 
 COLUMN = """[...document.querySelectorAll('[data-table=s0] tbody tr')].map(row => row.cells[{}].textContent)"""
 
@@ -275,6 +280,27 @@ def test_opened_patterns_fit_a_phone_and_the_dark(tab: Any, studied: Path) -> No
     assert max(heights) - min(heights) < 2
     assert tab.problems() == []
     _keep(tab, "opened-phone")
+
+
+def test_panels_with_titles_stand_below_one_another_on_a_phone(tab: Any, tmp_path: Path) -> None:
+    host = host_of("torch", "gpt2")
+    own, data = decomposed(host), host.data(2)
+    modes = [Deterministic(own), Stochastic(own), PGD(own, 1)]
+    found = ablation_experiment(
+        host.adapter, own, data, {"a head": "L0.head 1"}, modes=modes, patterns=None, gaps="whole"
+    )
+    model = MaskedModel(host.adapter, host.registry("head"), output=lambda logits: logits.flatten(1)[:, 0])
+    path = report(tmp_path / "r.html", model, data, attributions={"a": leave_one_out(model, data)}, studies=[found])
+    titles = """[...document.querySelectorAll('.annotation')].filter(e => /gap/.test(e.textContent)).map(e => {
+        const box = e.getBoundingClientRect(); return [box.left, box.right, box.top, box.bottom]; })"""
+    for width, below in ((390, True), (1280, False)):
+        tab.size(width)
+        tab.open(path)
+        assert tab.problems() == []
+        boxes = tab.run(titles)
+        assert len(boxes) == 3 and all(left >= 0 and right <= width for left, right, _, _ in boxes)
+        for one, other in pairwise(boxes):
+            assert one[3] < other[2] if below else one[1] < other[0]
 
 
 def test_a_long_table_of_a_study_pages_and_sorts(tab: Any, table: AblationTable, studied: Path) -> None:

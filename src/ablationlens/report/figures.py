@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 from markupsafe import Markup
+
+MANY_PANELS = 3
+"""Panels side by side for which a phone has no room."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Figure:
         title: what is seen, as the figure says it.
         note: how to read it.
         height: in pixels, known before it is drawn so that the page does not jump.
-        drawing: data and layout for plotly.
+        drawing: data and layout for plotly; "panels", how many stand side by side, where a phone has no room for them.
     """
 
     id: str
@@ -43,5 +47,12 @@ def figure_of(figure: go.Figure, key: str) -> Figure:
         title=str(Markup(title["text"]).unescape()),
         note=str(Markup(title["subtitle"]["text"].replace("<br>", " ")).unescape()),
         height=height,
-        drawing={"data": drawing["data"], "layout": layout},
+        drawing={"data": drawing["data"], "layout": layout, **_panels(layout)},
     )
+
+
+def _panels(layout: dict[str, Any]) -> dict[str, int]:
+    """How many titled panels there are, if there are more than two: a phone shows them one below the other."""
+    panels = sum(re.fullmatch(r"xaxis\d*", name) is not None for name in layout)
+    titled = len(layout.get("annotations", ())) >= panels
+    return {"panels": panels} if panels >= MANY_PANELS and titled else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ def opened(table: AblationTable, heat_map: str, key: str) -> Opened | None:
         says += f" {counted(left_out + kept.dropped, 'cell')} that change less would make this page too large."
     figure = figure_of(pattern_without(table, part, layer=layer, head=head), key)
     return Opened(
-        replace(figure, drawing={**figure.drawing, "panels": 3}),
+        figure,
         says,
         {
             "heatMap": heat_map,

@@ -51,7 +51,7 @@
   function drawOne(figure, paper) {
     const plot = document.getElementById(figure.id);
     if (plot.hidden) return;
-    if (figure.panels) plot.style.height = `${figure.height * (narrow.matches ? 2.2 : 1)}px`;
+    if (figure.panels) plot.style.height = `${figure.height * (narrow.matches ? 1 + 0.4 * figure.panels : 1)}px`;
     Plotly.react(plot, figure.data, layoutOf(figure, paper), config).then(() => {
       // The window may have another width than when this was last seen: plotly looks away from what is hidden.
       if (figure.panels && !plot.hidden) Plotly.Plots.resize(plot);
