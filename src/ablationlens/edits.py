@@ -107,17 +107,36 @@ def low_rank(out: Tensor, read: Tensor, edit: LowRank) -> Tensor:
     else:
         assert edit.V is not None
         codes = functional.embedding(read, edit.V.to(own)) - edit.read_stand_in.to(own)
-    kept = -edit.off.to(codes)
+    kept, fresh = -edit.off.to(codes), False
     if edit.off_remainder is not None and edit.write_stand_in is not None:
         off_remainder = edit.off_remainder.to(own)
         kept = kept + off_remainder
-        own = torch.lerp(own, edit.write_stand_in.to(own), off_remainder)
-    own = own + (kept * codes) @ edit.U.to(codes)
+        own, fresh = torch.lerp(own, edit.write_stand_in.to(own), off_remainder), True
+    own = _added(own, _product(codes, kept, fresh=codes is not read), edit.U.to(codes), fresh=fresh)
     if isinstance(edit.features, Tensor):
         return out.index_copy(-1, edit.features.to(out.device), own)
     if edit.features == slice(0, out.shape[-1]):
         return own
     return torch.cat([out[..., : edit.features.start], own, out[..., edit.features.stop :]], dim=-1)
+
+
+def _product(codes: Tensor, kept: Tensor, *, fresh: bool) -> Tensor:
+    """Codes times gates; in place where they are new, no graph is built, and the shape stays."""
+    in_place = fresh and not (codes.requires_grad or kept.requires_grad)
+    if in_place and torch.broadcast_shapes(codes.shape, kept.shape) == codes.shape:
+        return codes.mul_(kept)
+    return kept * codes
+
+
+def _added(out: Tensor, codes: Tensor, decode: Tensor, *, fresh: bool) -> Tensor:
+    """``out + codes @ decode`` in one product, which saves a walk over the activation."""
+    lead = codes.shape[:-1]
+    if out.shape[:-1] != lead or out.dtype != codes.dtype:
+        return out + codes @ decode
+    flat = out.reshape(-1, out.shape[-1])
+    if fresh and not (out.requires_grad or codes.requires_grad or decode.requires_grad):
+        return flat.addmm_(codes.reshape(-1, codes.shape[-1]), decode).view(*lead, -1)
+    return torch.addmm(flat, codes.reshape(-1, codes.shape[-1]), decode).view(*lead, -1)
 
 
 def coded(out: Tensor, read: Tensor, edit: Coded) -> Tensor:
