@@ -96,6 +96,36 @@ def test_low_rank_is_the_dense_formula(with_remainder: bool, with_v: bool, featu
     assert torch.equal(whole, before)
 
 
+@pytest.mark.parametrize("features", [slice(0, 8), slice(3, 11), torch.tensor([7, 0, 3, 9, 1, 2, 10, 5])])
+@pytest.mark.parametrize("with_remainder", [False, True])
+@pytest.mark.parametrize("with_v", [False, True])
+def test_low_rank_in_place_is_the_same_and_leaves_what_it_reads(
+    features: slice | torch.Tensor, with_remainder: bool, with_v: bool
+) -> None:
+    read, whole = randn(2, 3, 5), randn(2, 3, 8 if features == slice(0, 8) else 12, seed=1)
+    edit = LowRank(
+        V=randn(5, 4, seed=2) if with_v else None,
+        U=randn(4 if with_v else 5, 8, seed=3),
+        off=torch.rand(2, 1, 4 if with_v else 5),
+        off_remainder=torch.rand(2, 1, 1) if with_remainder else None,
+        read_stand_in=None,
+        write_stand_in=randn(8, seed=4) if with_remainder else None,
+        features=features,
+    )
+    before = read.clone(), whole.clone()
+    expected = low_rank(whole, read, edit)
+    assert torch.equal(whole, before[1])
+    assert torch.equal(low_rank(whole, read, edit._replace(read_stand_in=torch.zeros(5))), expected)
+    for watched in ("off", "U"):  # where a graph is built, what is fresh may still be in it
+        with_graph = edit._replace(**{watched: getattr(edit, watched).clone().requires_grad_()})
+        got = low_rank(whole.clone(), read, with_graph, in_place=True)
+        assert close(got, expected)
+        assert got.requires_grad
+        got.sum().backward()
+    assert close(low_rank(whole, read, edit, in_place=True), expected)
+    assert torch.equal(read, before[0])
+
+
 def test_edits_are_differentiable_in_gate_and_stand_in() -> None:
     f64 = torch.float64
     out, read = randn(2, 3, 4, dtype=f64), randn(2, 3, 5, seed=1, dtype=f64)

@@ -51,8 +51,8 @@ class LowRank(NamedTuple):
         U: [C, out].
         off: 1 - gate of each part, broadcastable to [batch, position, C].
         off_remainder: 1 - gate of the remainder, broadcastable to [batch, position, 1]; None if it is always kept.
-        read_stand_in: x', broadcastable to x; for tokens x' @ V, broadcastable to [batch, position, C].
-        write_stand_in: out', broadcastable to out; only read where there is an off_remainder.
+        read_stand_in: x', broadcastable to x; for tokens x' @ V, broadcastable to [batch, position, C]. None for 0.
+        write_stand_in: out', broadcastable to out; None where the remainder is always kept.
         features: which features of the written activation the module owns, in its own order.
     """
 
@@ -60,7 +60,7 @@ class LowRank(NamedTuple):
     U: Tensor
     off: Tensor
     off_remainder: Tensor | None
-    read_stand_in: Tensor
+    read_stand_in: Tensor | None
     write_stand_in: Tensor | None
     features: Features
 
@@ -98,21 +98,23 @@ def lerp(out: Tensor, edit: Lerp, *, in_place: bool = False) -> Tensor:
     return torch.lerp(out, stand_in, off)
 
 
-def low_rank(out: Tensor, read: Tensor, edit: LowRank) -> Tensor:
-    """Apply a `LowRank` to the module's own features of `out`, given the activation `read` that it reads."""
-    own = out[..., edit.features]
-    if read.is_floating_point():
-        codes = read - edit.read_stand_in.to(read)
-        codes = codes if edit.V is None else codes @ edit.V.to(codes)
-    else:
-        assert edit.V is not None
-        codes = functional.embedding(read, edit.V.to(own)) - edit.read_stand_in.to(own)
-    kept, fresh = -edit.off.to(codes), False
-    if edit.off_remainder is not None and edit.write_stand_in is not None:
-        off_remainder = edit.off_remainder.to(own)
-        kept = kept + off_remainder
-        own, fresh = torch.lerp(own, edit.write_stand_in.to(own), off_remainder), True
-    own = _added(own, _product(codes, kept, fresh=codes is not read), edit.U.to(codes), fresh=fresh)
+def low_rank(out: Tensor, read: Tensor, edit: LowRank, *, in_place: bool = False) -> Tensor:
+    """Apply a `LowRank`.
+
+    Args:
+        out: the activation, some of whose features the module owns.
+        read: the activation that the module reads.
+        edit: what to take out.
+        in_place: whether `out` is fresh, so that it may be overwritten where no graph is built.
+    """
+    own, fresh = out[..., edit.features], in_place or isinstance(edit.features, Tensor)
+    codes = _codes(read, own, edit)
+    kept = -edit.off if edit.off_remainder is None else edit.off_remainder - edit.off
+    codes = _gated(codes, kept.to(codes), fresh=codes is not read)
+    if edit.off_remainder is not None:
+        assert edit.write_stand_in is not None
+        own, fresh = lerp(own, Lerp(edit.off_remainder, edit.write_stand_in), in_place=fresh), True
+    own = _added(own, codes, edit.U.to(codes), fresh=fresh)
     if isinstance(edit.features, Tensor):
         return out.index_copy(-1, edit.features.to(out.device), own)
     if edit.features == slice(0, out.shape[-1]):
@@ -120,10 +122,20 @@ def low_rank(out: Tensor, read: Tensor, edit: LowRank) -> Tensor:
     return torch.cat([out[..., : edit.features.start], own, out[..., edit.features.stop :]], dim=-1)
 
 
-def _product(codes: Tensor, kept: Tensor, *, fresh: bool) -> Tensor:
+def _codes(read: Tensor, own: Tensor, edit: LowRank) -> Tensor:
+    """``(x - x') @ V``, which is `read` itself where there is neither."""
+    if not read.is_floating_point():
+        assert edit.V is not None
+        codes = functional.embedding(read, edit.V.to(own))
+        return codes if edit.read_stand_in is None else codes - edit.read_stand_in.to(codes)
+    codes = read if edit.read_stand_in is None else read - edit.read_stand_in.to(read)
+    return codes if edit.V is None else codes @ edit.V.to(codes)
+
+
+def _gated(codes: Tensor, kept: Tensor, *, fresh: bool) -> Tensor:
     """Codes times gates; in place where they are new, no graph is built, and the shape stays."""
-    in_place = fresh and not (codes.requires_grad or kept.requires_grad)
-    if in_place and torch.broadcast_shapes(codes.shape, kept.shape) == codes.shape:
+    in_place = fresh and kept.ndim <= codes.ndim and not (codes.requires_grad or kept.requires_grad)
+    if in_place and all(own in (1, size) for own, size in zip(kept.shape[::-1], codes.shape[::-1], strict=False)):
         return codes.mul_(kept)
     return kept * codes
 

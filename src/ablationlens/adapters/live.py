@@ -18,7 +18,8 @@ from ablationlens.types import Side
 class Live:
     """The edits of the pass that is running, which the hooks of a session look up, and what they have seen.
 
-    Between passes the hooks do nothing, so that an output, or the user, may run the model as it is.
+    Between passes the hooks do nothing, so that an output, or the user, may run the model as it is. What a module reads
+    is let go once its last components have read it, so that memory is free for the next module as in a plain pass.
     """
 
     def __init__(self) -> None:
@@ -27,14 +28,30 @@ class Live:
         self.edits: dict[tuple[int, Side], list[Placed]] = {}
         self.seen: dict[tuple[int, Side], Tensor] = {}
         self.fired: set[tuple[int, Side]] = set()
+        self._last: dict[tuple[int, Side], Placed] = {}
 
     def begin(self, edits: Sequence[Placed]) -> None:
         """Take the edits of a new pass."""
         self.fired.clear()
         self.seen.clear()
         self.edits.clear()
+        self._last.clear()
         for placed in edits:
             self.edits.setdefault(placed.write.key, []).append(placed)
+            if placed.read is not None:
+                last = self._last.setdefault(placed.read.key, placed)
+                if placed.write.order >= last.write.order:
+                    self._last[placed.read.key] = placed
+
+    def read(self, placed: Placed, activation: Tensor) -> Tensor:
+        """What an edit reads: what it writes to, or what was seen before."""
+        if placed.read is None:
+            return activation
+        key = placed.read.key
+        # a basis of the user's own may read once and write in every call of a module
+        if self._last[key] is placed and not isinstance(placed.edit, Coded):
+            return self.seen.pop(key)
+        return self.seen[key]
 
     def check(self) -> None:
         """Refuse a pass in which a site did not fire.
@@ -63,11 +80,10 @@ def hook_edit(key: tuple[int, Side], place: Place, live: Live) -> RemovableHandl
                 case Lerp():
                     activation = _lerp_as_shown(activation, placed, in_place)
                 case LowRank():
-                    read = activation if placed.read is None else live.seen[placed.read.key]
-                    activation = low_rank(activation, read, placed.edit)
+                    read = live.read(placed, activation)
+                    activation = low_rank(activation, read, placed.edit, in_place=in_place)
                 case Coded():
-                    read = activation if placed.read is None else live.seen[placed.read.key]
-                    activation = coded(activation, read, placed.edit)
+                    activation = coded(activation, live.read(placed, activation), placed.edit)
         return activation
 
     return hook(place, by_example(place, lambda: live.batch, edit))

@@ -73,15 +73,15 @@ def run_trace(
                         own = whole[..., features]
                         codes = whole if read is None else seen[read]
                         if codes.is_floating_point():
-                            codes = codes - read_stand_in.to(codes)
+                            codes = codes if read_stand_in is None else codes - read_stand_in.to(codes)
                             codes = codes if V is None else codes @ V.to(codes)
                         else:  # tokens
-                            codes = torch.nn.functional.embedding(codes, V.to(own)) - read_stand_in.to(own)
-                        kept = -off.to(codes)
-                        if off_remainder is not None and write_stand_in is not None:
-                            kept = kept + off_remainder.to(codes)
+                            codes = torch.nn.functional.embedding(codes, V.to(own))
+                            codes = codes if read_stand_in is None else codes - read_stand_in.to(codes)
+                        kept = -off if off_remainder is None else off_remainder - off
+                        if off_remainder is not None:
                             own = torch.lerp(own, write_stand_in.to(own), off_remainder.to(own))
-                        own = own + (kept * codes) @ U.to(codes)
+                        own = own + (kept.to(codes) * codes) @ U.to(codes)
                         index = torch.arange(whole.shape[-1], device=whole.device)[features]
                         whole = torch.index_copy(whole, -1, index, own)
                 if whole is not before:  # what was edited in place needs no writing

@@ -39,11 +39,13 @@ class Replacements:
             which reads tokens, what its parts read of the replacement and, beside it, what it writes for it.
         per_example: whether the first axis is the example.
         strength: how far a gate of 0 moves towards the replacement: 1 - gamma for a scaling.
+        reads_zero: whether what a low-rank site reads is replaced by 0 everywhere, so that nothing need be subtracted.
     """
 
     values: Mapping[Tap, Tensor]
     per_example: bool
     strength: float = 1.0
+    reads_zero: bool = False
 
     def take(self, index: Tensor) -> Replacements:
         """The replacements of the examples at `index`, for packed rows."""
@@ -54,9 +56,12 @@ class Replacements:
 
 @dataclass(frozen=True, eq=False)
 class StandIns:
-    """What stands in at each step of a plan: (x', None) for a cut, (x', out') for a factored site, (codes, None)."""
+    """What stands in at each step of a plan: (x', None) for a cut, (codes, None), (x', out') for a factored site.
 
-    steps: tuple[tuple[Tensor, Tensor | None], ...]
+    There None stands for an x' of 0, and for an out' that nothing needs.
+    """
+
+    steps: tuple[tuple[Tensor | None, Tensor | None], ...]
     strength: float
     """See `Replacements`."""
 
@@ -301,21 +306,27 @@ class Plan:
             whole = whole.index_copy(-1, own, value.expand(*lead, len(own)).to(whole))
         return whole.movedim(-1, axis)
 
-    def _read_and_written(self, step: Factored, replacements: Replacements) -> tuple[Tensor, Tensor | None]:
-        read = replacements.values[step.read_tap]
+    def _read_and_written(self, step: Factored, replacements: Replacements) -> tuple[Tensor | None, Tensor | None]:
+        read, beside = replacements.values[step.read_tap], None
         if step.table is not None:
             read, beside = read.split([step.U.shape[0], read.shape[-1] - step.U.shape[0]], dim=-1)
-            return read, None if step.remainder is None else beside
-        if step.remainder is None:
-            return read, None
+        written = None if step.remainder is None else self._written(step, replacements, read, beside)
+        return None if replacements.reads_zero else read, written
+
+    def _written(self, step: Factored, replacements: Replacements, read: Tensor, beside: Tensor | None) -> Tensor:
+        """What a module writes for the replacement of what it reads, `beside` which an embedding holds it."""
+        if beside is not None:
+            return beside
         if step.write_tap == step.read_tap:  # an identity
-            return read, read
+            return read
         if step.write_tap in replacements.values:
-            return read, replacements.values[step.write_tap]
+            return replacements.values[step.write_tap]
+        if replacements.reads_zero:
+            return self.origin(step.write_tap)
         weight = self.adapter.weight(step.write_tap.layer, step.write_tap.module)
         bias = self.adapter.bias(step.write_tap.layer, step.write_tap.module)
         written = read.to(weight) @ weight.T
-        return read, written if bias is None else written + bias
+        return written if bias is None else written + bias
 
     def edits(self, mask: Tensor, stand_ins: StandIns) -> list[Placed]:
         """The edits of one forward pass.
@@ -331,6 +342,12 @@ class Plan:
         padded: Tensor | None = None
         placed: list[Placed] = []
         for step, (read, written) in zip(self.steps, stand_ins.steps, strict=True):
+            if isinstance(step, Factored):
+                if padded is None:
+                    padded = _padded(off)
+                placed.append(_low_rank(step, off, padded, read, written))
+                continue
+            assert read is not None
             if isinstance(step, Cut) and isinstance(step.columns, slice):
                 start, stop = step.columns.start, step.columns.stop
                 if step.plain and by_token is not None:
@@ -340,26 +357,30 @@ class Plan:
                 if step.block > 1:
                     own = own.repeat_interleave(step.block, dim=-1)[..., : step.place.size]
                 placed.append(Placed(Lerp(_spread(own, step.place), read), step.place))
-                continue
-            if isinstance(step, Recoded):
-                own = off[..., step.columns]
-                edit = Coded(step.encode, step.decode, _spread(own, step.codes), read)
-                placed.append(Placed(edit, step.write, None if step.read.key == step.write.key else step.read))
-                continue
-            if padded is None:
-                padded = torch.cat([off, off.new_zeros(*off.shape[:-1], 1)], dim=-1)
-            if isinstance(step, Cut):
+            elif isinstance(step, Cut):
                 assert isinstance(step.columns, Tensor)
+                if padded is None:
+                    padded = _padded(off)
                 own = padded.index_select(-1, step.columns)
                 placed.append(Placed(Lerp(_spread(own, step.place), read), step.place))
             else:
-                own = _spread(padded.index_select(-1, step.columns), step.write)
-                rest = None
-                if step.remainder is not None:
-                    rest = _spread(off[..., step.remainder : step.remainder + 1], step.write)
-                edit = LowRank(step.V, step.U, own, rest, read, written, step.write.features)
+                own = off[..., step.columns]
+                edit = Coded(step.encode, step.decode, _spread(own, step.codes), read)
                 placed.append(Placed(edit, step.write, None if step.read.key == step.write.key else step.read))
         return placed
+
+
+def _padded(off: Tensor) -> Tensor:
+    """Gates with one more column, of what is always kept."""
+    return torch.cat([off, off.new_zeros(*off.shape[:-1], 1)], dim=-1)
+
+
+def _low_rank(step: Factored, off: Tensor, padded: Tensor, read: Tensor | None, written: Tensor | None) -> Placed:
+    own, rest = _spread(padded.index_select(-1, step.columns), step.write), None
+    if step.remainder is not None:
+        rest = _spread(off[..., step.remainder : step.remainder + 1], step.write)
+    edit = LowRank(step.V, step.U, own, rest, read, written, step.write.features)
+    return Placed(edit, step.write, None if step.read.key == step.write.key else step.read)
 
 
 def _block(part: Part) -> int | None:

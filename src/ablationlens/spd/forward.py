@@ -128,6 +128,5 @@ class GatedModel:
 
     def _edit(self, where: Where, gates: Gates) -> Placed:
         part, site = self.decomposition[where], self._sites[where]
-        zero = site.bias.new_zeros(())
-        edit = LowRank(part.V, part.U, 1 - gates.parts, 1 - gates.remainder, zero, site.bias, site.write.features)
+        edit = LowRank(part.V, part.U, 1 - gates.parts, 1 - gates.remainder, None, site.bias, site.write.features)
         return Placed(edit, site.write, site.read)
