@@ -126,6 +126,19 @@ def test_low_rank_in_place_is_the_same_and_leaves_what_it_reads(
     assert torch.equal(read, before[0])
 
 
+@pytest.mark.parametrize("with_graph", [False, True])
+def test_autocast_rounds_products_and_not_what_they_are_added_to(with_graph: bool) -> None:
+    """An embedding gives float32 under autocast: with all kept it is what it was, to the last bit."""
+    tokens, out = torch.tensor([[0, 2], [1, 1]]), randn(2, 2, 8)
+    off = torch.zeros(2, 1, 4, requires_grad=with_graph)
+    edit = LowRank(randn(3, 4, seed=1), randn(4, 8, seed=2), off, None, None, None, slice(0, 8))
+    with torch.autocast("cpu", torch.bfloat16):
+        got = low_rank(out, tokens, edit)
+    assert got.dtype == out.dtype
+    assert got.requires_grad == with_graph
+    assert torch.equal(got, out)
+
+
 def test_edits_are_differentiable_in_gate_and_stand_in() -> None:
     f64 = torch.float64
     out, read = randn(2, 3, 4, dtype=f64), randn(2, 3, 5, seed=1, dtype=f64)

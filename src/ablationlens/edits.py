@@ -143,12 +143,18 @@ def _gated(codes: Tensor, kept: Tensor, *, fresh: bool) -> Tensor:
 def _added(out: Tensor, codes: Tensor, decode: Tensor, *, fresh: bool) -> Tensor:
     """``out + codes @ decode`` in one product, which saves a walk over the activation."""
     lead = codes.shape[:-1]
-    if out.shape[:-1] != lead or out.dtype != codes.dtype:
+    if out.shape[:-1] != lead or out.dtype != codes.dtype or _is_cast(out):
         return out + codes @ decode
     flat = out.reshape(-1, out.shape[-1])
     if fresh and not (out.requires_grad or codes.requires_grad or decode.requires_grad):
         return flat.addmm_(codes.reshape(-1, codes.shape[-1]), decode).view(*lead, -1)
     return torch.addmm(flat, codes.reshape(-1, codes.shape[-1]), decode).view(*lead, -1)
+
+
+def _is_cast(out: Tensor) -> bool:
+    """Whether autocast would round `out` too, if it were the summand of a product."""
+    kind = out.device.type
+    return torch.is_autocast_enabled(kind) and out.dtype != torch.get_autocast_dtype(kind)
 
 
 def coded(out: Tensor, read: Tensor, edit: Coded) -> Tensor:
