@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import ablationlens as al
-from ablationlens.adapters.plan import Plan
-from ablationlens.sites import Tap
+from ablationlens.adapters.plan import Plan, Replacements
+from ablationlens.sites import RankOne, Tap
 from tests import models
 from tests.conftest import Host, host_of
 
@@ -193,3 +195,28 @@ def test_a_mean_over_activations_with_several_axes(per_position: bool) -> None:
     mean = hidden.mean(0, keepdim=True) if per_position else hidden.mean((0, 1, 2), keepdim=True)
     expected = model.last(mean.expand_as(hidden).relu()).mean((1, 2)).detach()
     assert torch.allclose(masked.logits(torch.zeros(1, 8), data), expected, atol=1e-6)
+
+
+class Shifted(al.Ablation):
+    """What `Zero` gives, with other values."""
+
+    def bind(self, plan: Plan, data: al.Batch) -> Replacements:
+        found = al.Zero().bind(plan, data)
+        return replace(found, values={tap: value + 0.5 for tap, value in found.values.items()})
+
+    def describe(self) -> dict[str, object]:
+        return {"ablation": "Shifted"}
+
+
+def test_values_in_place_of_those_of_zero_are_taken(gpt2: Host) -> None:
+    """An ablated part writes what it would for an input of 0.5 in each feature."""
+    registry = gpt2.adapter.registry("rank_one", svd=3, modules=["mlp.in"], layers=[1])
+    model = al.MaskedModel(gpt2.adapter, registry, Shifted())
+    off = [component for component in registry if component.index < 2]
+    basis = registry[0].site.basis
+    assert isinstance(basis, RankOne)
+    own = models.edited(gpt2.reference, off)
+    module, _ = models.module_of(own, 1, "mlp.in")
+    with torch.no_grad():
+        module.bias += torch.full((models.WIDTH,), 0.5) @ basis.V[:, :2] @ basis.U[:2]
+    assert models.close(model.logits(model.mask(off=off), gpt2.data(3)), models.logits_of(own, gpt2.inputs(3)))

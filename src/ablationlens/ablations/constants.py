@@ -37,7 +37,7 @@ class Zero(Ablation):
             for step in plan.steps:
                 if isinstance(step, Factored) and step.remainder is not None:
                     values[step.write_tap] = plan.origin(step.write_tap, include_bias=True)
-        return Replacements(values, per_example=False, reads_zero=True)
+        return Replacements(values, per_example=False)
 
     def describe(self) -> dict[str, Any]:
         return {"ablation": "Zero", "include_bias": self.include_bias}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -39,13 +40,18 @@ class Replacements:
             which reads tokens, what its parts read of the replacement and, beside it, what it writes for it.
         per_example: whether the first axis is the example.
         strength: how far a gate of 0 moves towards the replacement: 1 - gamma for a scaling.
-        reads_zero: whether what a low-rank site reads is replaced by 0 everywhere, so that nothing need be subtracted.
     """
 
     values: Mapping[Tap, Tensor]
     per_example: bool
     strength: float = 1.0
-    reads_zero: bool = False
+
+    @cached_property
+    def zeros(self) -> frozenset[Tap]:
+        """Taps whose replacement is 0 everywhere, so that nothing need be subtracted; none of what has examples."""
+        if self.per_example:
+            return frozenset()
+        return frozenset(tap for tap, value in self.values.items() if not (value.requires_grad or bool(value.any())))
 
     def take(self, index: Tensor) -> Replacements:
         """The replacements of the examples at `index`, for packed rows."""
@@ -311,7 +317,7 @@ class Plan:
         if step.table is not None:
             read, beside = read.split([step.U.shape[0], read.shape[-1] - step.U.shape[0]], dim=-1)
         written = None if step.remainder is None else self._written(step, replacements, read, beside)
-        return None if replacements.reads_zero else read, written
+        return None if step.read_tap in replacements.zeros else read, written
 
     def _written(self, step: Factored, replacements: Replacements, read: Tensor, beside: Tensor | None) -> Tensor:
         """What a module writes for the replacement of what it reads, `beside` which an embedding holds it."""
@@ -321,7 +327,7 @@ class Plan:
             return read
         if step.write_tap in replacements.values:
             return replacements.values[step.write_tap]
-        if replacements.reads_zero:
+        if step.read_tap in replacements.zeros:
             return self.origin(step.write_tap)
         weight = self.adapter.weight(step.write_tap.layer, step.write_tap.module)
         bias = self.adapter.bias(step.write_tap.layer, step.write_tap.module)
