@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as every_module
 
 import ablationlens as al
 from ablationlens.adapters.base import Place
-from ablationlens.adapters.hooking import first_tensor, hook, keep
+from ablationlens.adapters.hooking import first_tensor, hook, may_overwrite
 from ablationlens.types import Side
+from tests import models
 
 
 def place(module: nn.Module, side: Side) -> Place:
@@ -54,11 +56,10 @@ def test_a_hook_changes_an_activation_and_comes_off(side: Side) -> None:
 def test_none_leaves_an_activation_as_it_is(side: Side) -> None:
     linear, x = nn.Linear(3, 3), torch.randn(2, 3)
     plain = linear(x)
-    seen: dict[tuple[int, Side], Tensor] = {}
-    here = place(linear, side)
-    handle = hook(here, keep(seen, here.key))
+    seen: list[Tensor] = []
+    handle = hook(place(linear, side), seen.append)
     assert torch.equal(linear(x), plain)
-    assert torch.equal(seen[here.key], x if side == "in" else plain)
+    assert torch.equal(seen[0], x if side == "in" else plain)
     handle.remove()
 
 
@@ -80,13 +81,75 @@ def test_the_rest_of_a_tuple_is_passed_on(kind: type) -> None:
     nothing.remove()
 
 
-def test_what_is_kept_as_a_copy_is_not_overwritten() -> None:
-    linear, seen = nn.Linear(3, 3), {}
-    at = place(linear, "out")
-    for copy in (False, True):
-        handle = hook(at, keep(seen, at.key, copy=copy))
-        output = linear(torch.randn(2, 3))
-        before = output.detach().clone()
+class Handing(nn.Linear):
+    """Gives what it was given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Keeping(nn.Linear):
+    """Keeps what it gives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = super().forward(x)
+        return self.last
+
+
+class Between(nn.Module):
+    """Reads again, later, what the module between its layers was given and what it gave."""
+
+    def __init__(self, between: nn.Linear) -> None:
+        super().__init__()
+        self.first, self.between, self.last = nn.Linear(6, 6), between, nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        given = self.first(x)
+        found = self.last(torch.tanh(self.between(given))) + given
+        return found + self.between.last if isinstance(self.between, Keeping) else found
+
+
+@pytest.mark.parametrize("kind", ["rank_one", "row"])
+@pytest.mark.parametrize("between", [Handing, Keeping])
+def test_what_a_module_hands_on_or_keeps_is_not_overwritten(between: type[nn.Linear], kind: str) -> None:
+    own, x = models.scramble(Between(between(6, 6))), torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    adapter = al.adapt(own, example=x)
+    registry = adapter.registry(kind, modules=["between"], svd=3 if kind == "rank_one" else None)
+    model = al.MaskedModel(adapter, registry)
+    with torch.no_grad():
+        given = own.first(x)
+        expected = own.last(torch.tanh(own.between.bias.expand(3, 6))) + given  # with no weights, it writes its bias
+        if between is Keeping:
+            expected = expected + own.between(given)
+        got = model.logits(torch.zeros(3, len(registry)), al.batch(x))
+    assert models.close(got, expected)
+
+
+def test_an_activation_may_be_overwritten_where_nobody_else_has_it() -> None:
+    adapter = al.adapt(models.mlp(), example=models.inputs_of("mlp", 1))
+    linear = adapter.model.middle
+    at = adapter.place(al.Tap(1, "middle", "out"))
+    assert may_overwrite(at)
+    assert not may_overwrite(adapter.place(al.Tap(1, "middle", "in")))
+    for hooked in (linear.register_forward_hook, every_module.register_module_forward_hook):
+        handle = hooked(lambda *_: None)
+        assert not may_overwrite(at)
         handle.remove()
-        output.detach().mul_(0)
-        assert torch.equal(seen[at.key], before) == copy
+        assert may_overwrite(at)
+
+
+@pytest.mark.parametrize("kind", ["rank_one", "row"])
+def test_what_a_hook_on_all_modules_keeps_stays_as_it_was(kind: str) -> None:
+    own, x = models.mlp(), models.inputs_of("mlp", 3)
+    adapter = al.adapt(own, example=x)
+    registry = adapter.registry(kind, modules=["first"], svd=3 if kind == "rank_one" else None)
+    model, data, kept = al.MaskedModel(adapter, registry), al.batch(x), []
+    handle = every_module.register_module_forward_hook(
+        lambda module, _, output: kept.append(output) if module is own.first else None
+    )
+    try:
+        with torch.no_grad():
+            model.logits(torch.zeros(3, len(registry)), data)
+    finally:
+        handle.remove()
+    assert torch.equal(kept[-1], own.first(x).detach())

@@ -47,6 +47,41 @@ def test_what_a_module_reads_is_let_go_before_the_next_block(ablated: bool) -> N
     assert alive == [False, False]
 
 
+def test_only_a_pass_whose_edits_read_an_activation_keeps_it() -> None:
+    """Neither a pass without edits, in a session of passes with some, nor one of the user's between them."""
+    adapter = al.adapt(models.mlp(), example=models.inputs_of("mlp", 1))
+    registry = adapter.registry("rank_one", svd=3, modules=["middle"])
+    model, data = al.MaskedModel(adapter, registry), al.batch(models.inputs_of("mlp", 2))
+    placed = model.plan.edits(torch.zeros(2, len(registry)), model.bind(data).stand_ins)
+    read: list[weakref.ref[Tensor]] = []
+    handle = adapter.model.middle.register_forward_pre_hook(lambda _, args: read.append(weakref.ref(args[0])))
+    try:
+        with torch.no_grad(), adapter.session() as run:
+            run(data, placed)
+            run(data)
+            adapter.model(models.inputs_of("mlp", 2))
+            assert [one() for one in read] == [None] * 3
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_what_is_noted_as_a_copy_is_not_overwritten(torch_gpt2: Host, copy: bool) -> None:
+    registry = rank_one(torch_gpt2, "q")
+    model, data = al.MaskedModel(torch_gpt2.adapter, registry), torch_gpt2.data(2)
+    (placed,) = model.plan.edits(torch.zeros(2, len(registry)), model.bind(data).stand_ins)
+    assert placed.read is not None
+    live, activation = Live(), torch.ones(2)
+    live.begin([placed])
+    note = live.note(placed.read.key, copy=copy)
+    note(activation)
+    assert not live.seen  # nothing is running
+    live.running = True
+    note(activation)
+    activation.mul_(0)
+    assert torch.equal(live.seen[placed.read.key], torch.ones(2)) == copy
+
+
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("holder", ["torch", "transformer_lens"])
 def test_edits_that_read_one_activation_are_given_in_any_order(holder: str, backwards: bool) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import nnsight
 import pytest
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import ablationlens as al
-from ablationlens.adapters.orientation import bias, matrix, orientation
+from ablationlens.adapters.orientation import bias, gives_new, matrix, orientation
 
 
 def test_linear_and_conv1d_multiply_by_their_matrix() -> None:
@@ -47,3 +48,22 @@ def test_convolutions_have_their_channels_on_axis_1(module: nn.Module, x: torch.
 @pytest.mark.parametrize("module", [nn.ReLU(), nn.LayerNorm(4), nn.Embedding(4, 4), nn.Conv2d(4, 4, 3, groups=2)])
 def test_other_modules_cannot_be_cut(module: nn.Module) -> None:
     assert orientation(module) is None
+
+
+def test_what_a_forward_of_the_users_own_gives_may_be_somebody_elses() -> None:
+    class Own(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    class Named(nn.Linear):
+        pass
+
+    own = [nn.Linear(3, 3), Named(3, 3), nn.Conv2d(3, 3, 1), nn.Embedding(3, 3), Conv1D(3, 3)]
+    assert all(gives_new(module) for module in own)
+    assert not gives_new(Own(3, 3))
+    assert not gives_new(nn.ReLU())
+    nnsight.NNsight(own[0])  # which puts a forward of its own into a module
+    assert "forward" in vars(own[0])
+    assert gives_new(own[0])
+    own[1].forward = lambda x: x
+    assert not gives_new(own[1])

@@ -51,7 +51,7 @@ class Place:
         order: rank among all inputs and outputs of modules in the forward pass.
         feature_axis: axis of the features: -1, or 1 for a convolution; 2 for the heads of [batch, position, head, d].
         axes: number of axes of the activation as it is shown, the batch included.
-        fresh: whether nothing else reads the tensor, so that it may be edited in place.
+        fresh: whether it is what a module gives, which may be edited in place where nobody else has it.
         holders: modules whose own hooks may have kept the tensor.
         shape: of the activation in the dry forward.
         positions: axes that grow with the input, where that was tried; None where it was not.

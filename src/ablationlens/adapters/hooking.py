@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules import module as every_module
 from torch.utils.hooks import RemovableHandle
 
 from ablationlens.adapters.base import Place
+from ablationlens.adapters.orientation import gives_new
 from ablationlens.data import Batch
 from ablationlens.errors import AdapterError
-from ablationlens.types import Side
 
 
 def first_tensor(value: Any) -> Tensor:
@@ -61,6 +62,12 @@ def hook(place: Place, change: Callable[[Tensor], Tensor | None]) -> RemovableHa
     return place.module.register_forward_pre_hook(before, with_kwargs=True)
 
 
+def may_overwrite(place: Place) -> bool:
+    """Whether nobody else has the activation at a place, so that it may be edited in place."""
+    hooked = any(holder._forward_hooks for holder in place.holders) or every_module._global_forward_hooks
+    return place.fresh and not hooked and gives_new(place.holders[-1])
+
+
 def unfolded(place: Place, batch: Batch, activation: Tensor) -> Tensor:
     """An activation [batch * position, feature] as [batch, position, feature].
 
@@ -97,21 +104,3 @@ def by_example(
         return None if changed is None else changed.flatten(0, 1)
 
     return of_whole
-
-
-def keep(
-    seen: dict[tuple[int, Side], Tensor], key: tuple[int, Side], *, copy: bool = False
-) -> Callable[[Tensor], None]:
-    """What a hook calls to note an activation in `seen`, unchanged.
-
-    Args:
-        seen: where to note it.
-        key: under which key.
-        copy: note a copy, for an activation that is looked at later: a module such as ``nn.ReLU(inplace=True)``
-            overwrites what it is given.
-    """
-
-    def remember(activation: Tensor) -> None:
-        seen[key] = activation.clone() if copy else activation
-
-    return remember

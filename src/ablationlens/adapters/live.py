@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from ablationlens.adapters.base import Place, Placed
-from ablationlens.adapters.hooking import by_example, hook
+from ablationlens.adapters.hooking import by_example, hook, may_overwrite
 from ablationlens.data import Batch
 from ablationlens.edits import Coded, Lerp, LowRank, coded, lerp, low_rank
 from ablationlens.errors import AdapterError
@@ -43,6 +43,21 @@ class Live:
                 if placed.write.order >= last.write.order:
                     self._last[placed.read.key] = placed
 
+    def note(self, key: tuple[int, Side], *, copy: bool) -> Callable[[Tensor], None]:
+        """What a hook calls to note an activation, unchanged, where an edit of the pass that is running reads it.
+
+        Args:
+            key: of its place.
+            copy: note a copy, for an activation that is looked at later: a module such as ``nn.ReLU(inplace=True)``
+                overwrites what it is given.
+        """
+
+        def remember(activation: Tensor) -> None:
+            if self.running and key in self._last:
+                self.seen[key] = activation.clone() if copy else activation
+
+        return remember
+
     def read(self, placed: Placed, activation: Tensor) -> Tensor:
         """What an edit reads: what it writes to, or what was seen before."""
         if placed.read is None:
@@ -66,8 +81,7 @@ class Live:
 
 
 def hook_edit(key: tuple[int, Side], place: Place, live: Live) -> RemovableHandle:
-    kept = any(holder._forward_hooks for holder in place.holders)
-    in_place = place.fresh and not kept
+    in_place = may_overwrite(place)
 
     def edit(activation: Tensor) -> Tensor | None:
         if not live.running:

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ablationlens.adapters.architectures import Architecture
 from ablationlens.adapters.base import Place, Placed, Run
+from ablationlens.adapters.hooking import may_overwrite
 from ablationlens.adapters.nnsight_body import Group, run_trace
 from ablationlens.adapters.patterns import forming, hook_patterns
 from ablationlens.adapters.state import alone, evaluating, frozen
@@ -225,8 +226,7 @@ class NNsightAdapter(TorchAdapter):
         ]
 
     def _in_place(self, place: Place) -> bool:
-        kept = bool(self.envoy._edits) or any(holder._forward_hooks for holder in place.holders)
-        return place.fresh and not kept and not torch.is_grad_enabled()
+        return may_overwrite(place) and not self.envoy._edits and not torch.is_grad_enabled()
 
     @property
     def version(self) -> int:

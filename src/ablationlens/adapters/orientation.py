@@ -48,6 +48,20 @@ def is_lookup(module: nn.Module) -> bool:
     return type(module).forward is nn.Embedding.forward
 
 
+def gives_new(module: nn.Module) -> bool:
+    """Whether what `module` gives is new, and its caller's alone.
+
+    A forward of the user's own may keep what it gives, or give what it was given.
+    """
+    own = vars(module).get("forward")
+    if own is not None and not type(own).__module__.startswith("nnsight."):  # which puts one into every module
+        return False
+    known: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
+    if _is_conv1d(module):
+        known = (sys.modules["transformers.pytorch_utils"].Conv1D,)
+    return any(type(module).forward is one.forward for one in known)
+
+
 def matrix(module: nn.Module) -> Float[Tensor, "out in"]:
     """The out x in matrix of a linear module or an embedding, as a view of its weight.
 

@@ -25,7 +25,7 @@ from ablationlens.adapters.configuration import config_of, first_position, posit
 from ablationlens.adapters.dry import Firing, firings_of
 from ablationlens.adapters.examples import given_example, image_example, likely_example, takes_tokens, token_example
 from ablationlens.adapters.finding import Found, find_by_architecture, find_by_path
-from ablationlens.adapters.hooking import by_example, first_tensor, hook, keep
+from ablationlens.adapters.hooking import by_example, first_tensor, hook
 from ablationlens.adapters.live import Live, hook_edit
 from ablationlens.adapters.own_taps import OwnTaps
 from ablationlens.adapters.patterns import forming, hook_patterns, last_returned, read_patterns
@@ -421,7 +421,7 @@ class TorchAdapter(OwnTaps):
             handles.append(hook_edit(key, place, live))
         later = {placed.read.key for placed in edits if placed.read is not None and isinstance(placed.edit, Coded)}
         for key, place in {placed.read.key: placed.read for placed in edits if placed.read is not None}.items():
-            note = keep(live.seen, key, copy=key in later)  # other modules may run before its use
+            note = live.note(key, copy=key in later)  # other modules may run before its use
             handles.append(hook(place, by_example(place, lambda: live.batch, note)))
 
     def _watch(self, watch: Watch, handles: list[RemovableHandle], live: Live) -> None:
