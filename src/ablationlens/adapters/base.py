@@ -347,7 +347,8 @@ class Adapter(ABC):
         """Refuse inputs that the model cannot take.
 
         Raises:
-            InputError: if they are longer than its context, or hold tokens that it does not know.
+            InputError: if they are longer than its context, hold tokens that it does not know, or are integers where
+                it reads numbers.
         """
 
     @property

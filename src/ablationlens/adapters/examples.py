@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ablationlens.adapters.configuration import config_of
 from ablationlens.data import Batch
+from ablationlens.data.checks import is_integral
 from ablationlens.errors import InputError
 
 DRY_TOKENS = 4
@@ -17,6 +18,9 @@ DRY_TOKENS = 4
 
 NO_READY_MASK = ("opt", "falcon", "bloom")
 """Families that work positions out of a mask by token: they take no ready-made one, and look into none of their own."""
+
+OTHER_KEY = {"input": "input_ids", "input_ids": "input"}
+"""What a batch calls a tensor without a name: numbers the one, integers the other."""
 
 
 def given_example(example: Any) -> Batch:
@@ -33,6 +37,45 @@ def given_example(example: Any) -> Batch:
         key = "input" if example.is_floating_point() else "input_ids"
         return Batch(inputs={key: example}, labels=None, scored=None)
     raise InputError(f"example= is a tensor, a mapping of tensors or a Batch; got {type(example).__name__}")
+
+
+def check_kind(batch: Batch, example: Batch, name: str) -> None:
+    """Refuse integers where the model read numbers in its dry forward, and numbers where it read integers.
+
+    Args:
+        batch: what it is to read.
+        example: what it read then.
+        name: of the model's class.
+
+    Raises:
+        InputError: with the line to type instead.
+    """
+    for key, value in batch.inputs.items():
+        other = example.inputs.get(key, example.inputs.get(OTHER_KEY.get(key, "")))
+        if other is None or "mask" in key or value.is_floating_point() == other.is_floating_point():
+            continue
+        types = [str(one.dtype).removeprefix("torch.") for one in (other, value)]
+        line = "inputs.float()" if other.is_floating_point() else "inputs.long()"
+        raise InputError(
+            f"{name} read {types[0]} when it was adapted, and these inputs are {types[1]}: give what it reads, "
+            f"al.batch({line}), or adapt it with such inputs, al.adapt(model, example=inputs)"
+        )
+
+
+def refuse_integers(example: Batch, error: RuntimeError, name: str) -> None:
+    """Say what may be wrong where a model failed on integers, and it is none that reads tokens.
+
+    Raises:
+        InputError: with the line to type instead, from what the model raised.
+    """
+    integers = {key: one for key, one in example.inputs.items() if "mask" not in key and is_integral(one)}
+    if not integers or isinstance(error, torch.OutOfMemoryError):
+        return
+    came = ", ".join(f"{key} {list(one.shape)}" for key, one in integers.items())
+    raise InputError(
+        f"{name} did not run on the integers of the example, {came} ({type(error).__name__}: {error}); if it reads "
+        "numbers and not tokens: al.adapt(model, example=inputs.float())"
+    ) from error
 
 
 def takes_tokens(model: nn.Module) -> bool:

@@ -23,7 +23,15 @@ from ablationlens.adapters.architectures import (
 from ablationlens.adapters.base import PatternPoint, Place, Placed, Run
 from ablationlens.adapters.configuration import config_of, first_position, positions_of
 from ablationlens.adapters.dry import Firing, firings_of
-from ablationlens.adapters.examples import given_example, image_example, likely_example, takes_tokens, token_example
+from ablationlens.adapters.examples import (
+    check_kind,
+    given_example,
+    image_example,
+    likely_example,
+    refuse_integers,
+    takes_tokens,
+    token_example,
+)
 from ablationlens.adapters.finding import Found, find_by_architecture, find_by_path
 from ablationlens.adapters.hooking import by_example, first_tensor, hook
 from ablationlens.adapters.live import Live, hook_edit
@@ -103,6 +111,10 @@ class TorchAdapter(OwnTaps):
         self._dry_example = self._example(example)
         try:
             self._firings = self._dry_forward()
+        except RuntimeError as error:
+            if example is not None and not self._token_model():
+                refuse_integers(self._dry_example, error, type(model).__name__)
+            raise
         except (TypeError, ValueError, AttributeError) as error:  # what models raise for an input that they miss
             if example is not None:
                 raise
@@ -359,6 +371,7 @@ class TorchAdapter(OwnTaps):
         return hash((weights, *hooks))
 
     def check_data(self, batch: Batch) -> None:
+        check_kind(batch, self._dry_example, type(self.model).__name__)
         self._check_length(batch)
         for key in dict.fromkeys((token_key(encoder_of(batch.inputs)), token_key(batch.inputs))):
             top = -1 if key is None else int(batch.inputs[key].max())
