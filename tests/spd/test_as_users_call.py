@@ -20,6 +20,7 @@ import numpy as np, torch
 import ablationlens as al
 from ablationlens.spd import *
 from ablationlens.spd import AblationExperiment, Restricted, ablation_experiment
+from ablationlens.spd.forward import Gates
 from tests import models
 torch.manual_seed(0)
 nan, inf = float("nan"), float("inf")
@@ -34,6 +35,11 @@ shares = d.importances(adapter, data)
 def learn(**options):
     settings = dict(modules=None, n_components=2, data=data, steps=1, warmup=0, hidden=(3,), output="mse")
     return train(options.pop("adapter", adapter), **{**settings, "show_bar": False, **options})
+begun = {where: torch.rand(4, one.shape[-1] + 1) for where, one in shares.items()}
+def ascend(moving=None, kept=None):
+    return PGD(d, 1).search(adapter, data, shares, begin=begun, moving=moving, kept=kept)
+def halves(parts, remainder):
+    return {where: Gates(torch.full(parts, 0.5), torch.full(remainder, 0.5)) for where in shares}
 def output_of(base):
     registry = d.registry(adapter)
     return al.MaskedModel(adapter, registry, output=al.KL(), base=base)(torch.ones(1, len(registry)), data)
@@ -102,6 +108,19 @@ CALLS: dict[str, tuple[str, str]] = {
     "Stochastic(d).module_gates(adapter, data, -1)": ("InputError", "sample is a whole number from 0; got -1"),
     "PGD(d, 1).search(adapter, data, ascent=3)": ("InputError", "step_size=0.1, scope='example'); got 3"),
     "PGD(d, 1).search(adapter, data, ascent=Ascent(2, 0.1, 'shared'))": ("InputError", "scope='shared')"),
+    "ascend(moving=True)": ("InputError", "moving are tensors by (layer, module); got bool"),
+    "ascend(moving={(0, 'first'): begun[0, 'first'] > 0.5})": ("InputError", "there are none of L1.middle"),
+    "ascend(moving=begun)": ("InputError", "for each source: that of L0.first is torch.float32; type {at: one.bool()"),
+    "ascend(moving={w: one > 0.5 for w, one in shares.items()})": ("InputError", "[examples, 4], with 1"),
+    "ascend(moving={w: one[:3] > 0.5 for w, one in begun.items()})": ("InputError", "of 4 examples, or [1, ...]"),
+    "ascend(moving={w: one[0] > 0.5 for w, one in begun.items()})": ("InputError", "with 1 for examples or positions"),
+    "ascend(moving={w: one[0, :1] > 0.5 for w, one in begun.items()})": ("InputError", "of L0.first are [examples, 4]"),
+    "ascend(kept=shares)": ("InputError", "gates by (layer, module), kept={(0, 'first'): Gates(parts, remainder)"),
+    "ascend(kept=halves((4, 4), (4, 1)))": ("InputError", "the parts of kept of L0.first are [examples, 3]"),
+    "ascend(kept=halves((4, 3), (4, 2)))": ("InputError", "the remainder of kept of L0.first are [examples, 1]"),
+    "ascend(kept=halves((4, 3), (1,)))": ("InputError", "the remainder of kept of L0.first are [examples, 1]"),
+    "ascend(kept=halves((2, 3), (1, 1)))": ("InputError", "the parts of kept of L0.first are a tensor of 4 examples"),
+    "ascend(kept={w: Gates(3 * one, one[:, :1]) for w, one in shares.items()})": ("InputError", "from 0 to 1"),
     "PGD(d, 1).search(adapter, [1])": ("InputError", "the data is a Batch of examples"),
     "PGD(d, 1).search(adapter, data, 5)": ("InputError", "by (layer, module); got int"),
     "PGD(d, 1).search(adapter, data, {w: one.numpy() for w, one in shares.items()})": ("InputError", "got ndarray"),

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ablationlens.errors import InputError
 from ablationlens.spd.decomposition import Decomposition, Where, name_of, rows_of
+from ablationlens.spd.forward import Gates
 
 
 def check_sources(sources: Tensor, importances: Tensor, where: Where) -> None:
@@ -136,3 +138,71 @@ def sources_at(
             )
         found[where] = own if shared else own.expand(*lower.shape[:-1], -1)
     return found
+
+
+def check_moving(moving: Mapping[Where, Tensor], decomposition: Decomposition, examples: int) -> None:
+    """Refuse what does not say of each source whether it may change.
+
+    Raises:
+        InputError: if it is no truth values, of these modules and examples.
+    """
+    check_given(moving, "moving", decomposition, examples)
+    for where, one in moving.items():
+        if one.dtype != torch.bool:
+            raise InputError(
+                f"moving is True or False for each source: that of {name_of(where)} is {one.dtype}; type "
+                "{at: one.bool() for at, one in moving.items()}"
+            )
+
+
+def check_gates(gates: Mapping[Where, Gates], decomposition: Decomposition, examples: int) -> None:
+    """Refuse what sources cannot be multiplied by.
+
+    Raises:
+        InputError: if it is no gates, of these modules and examples.
+    """
+    if not isinstance(gates, Mapping) or not all(isinstance(own, Gates) for own in gates.values()):
+        layer, name = decomposition.places[0]
+        raise InputError(
+            f"kept are gates by (layer, module), kept={{({layer}, {name!r}): Gates(parts, remainder), ...}}; got "
+            f"{_came(gates)}"
+        )
+    for number, what in enumerate(Gates._fields):
+        check_given({at: own[number] for at, own in gates.items()}, f"{what} of kept", decomposition, examples)
+
+
+def _came(given: Any) -> str:
+    """What was given by module, or in place of that."""
+    return (
+        f"{type(next(iter(given.values()))).__name__} of a module"
+        if isinstance(given, Mapping)
+        else type(given).__name__
+    )
+
+
+def beside(values: Tensor, what: str, where: Where, width: int, index: Tensor, importances: Tensor) -> Tensor:
+    """Values of some examples that are used with the importances of a module.
+
+    Args:
+        values: [example, *position, width], or 1 in place of any of these but the last, for all alike.
+        what: they are, for the message.
+        where: the module.
+        width: of the last axis.
+        index: which examples.
+        importances: of these examples.
+
+    Returns:
+        New ones, of use to autograd in any mode, where the importances are.
+
+    Raises:
+        InputError: for another shape.
+    """
+    rows = list(importances.shape[:-1])
+    own = values.clone() if len(values) == 1 else values[index.to(values.device)]
+    fits = own.ndim == len(rows) + 1 and own.shape[-1] == width
+    if not fits or any(size not in (1, full) for size, full in zip(own.shape, rows, strict=False)):
+        raise InputError(
+            f"the {what} of {name_of(where)} are [examples, {', '.join(map(str, [*rows[1:], width]))}], with 1 for "
+            f"examples or positions that are all alike; got {list(values.shape)}"
+        )
+    return own.to(importances.device)

@@ -21,7 +21,7 @@ from ablationlens.registry import Part, Registry
 from ablationlens.spd.adversary import STARTS, Ascent, Found, Scope, Start, ascend, joined, worst
 from ablationlens.spd.decomposition import Decomposition, Where, check_data
 from ablationlens.spd.forward import GatedModel, Gates, Runs, Target
-from ablationlens.spd.given import check_given, importances_at, sources_at
+from ablationlens.spd.given import beside, check_gates, check_given, check_moving, importances_at, sources_at
 from ablationlens.spd.modes import Mode, Remainder
 from ablationlens.spd.objective import Aim, Objective
 from ablationlens.spd.sources import Sources, checked_seed, gates_of, multiplied, uniform_sources
@@ -190,16 +190,19 @@ class PGD(Mode):
                 for all rows alike.
             begin: sources to begin with, in place of the starts: [example, *position, C + 1], or [1, ..., C + 1], from
                 which those of a scope of "example" then part.
-            moving: with `begin`, True for the sources that the ascent may change; all by default.
-            kept: what the gates are multiplied by, 0 for what is ablated throughout; all are kept by default.
+            moving: with `begin`, True for the sources that the ascent may change, [example, *position, C + 1]; all by
+                default.
+            kept: what the gates are multiplied by, 0 for what is ablated throughout, [example, *position, C] and for
+                remainders [example, *position, 1]; all are kept by default. Here and in `moving` 1 for the examples
+                or the positions stands for all alike.
             ascent: in place of the mode's own, of the same scope.
 
         Returns:
             The worst of all starts: for each example, or over all for a scope of "shared". On the CPU.
 
         Raises:
-            InputError: if model, data, importances or sources do not fit, a number is outside [0, 1], there is
-                `moving` without `begin`, or the ascent has another scope.
+            InputError: if model, data, importances, sources, `moving` or `kept` do not fit, a number is outside
+                [0, 1], there is `moving` without `begin`, or the ascent has another scope.
         """
         ascent = self._ascent(ascent)
         check_data(adapter, data)
@@ -210,6 +213,10 @@ class PGD(Mode):
             raise InputError(
                 "moving says which of the sources in begin may change: give begin=... too, or leave moving out"
             )
+        if moving is not None:
+            check_moving(moving, self.decomposition, len(data))
+        if kept is not None:
+            check_gates(kept, self.decomposition, len(data))
         known = self.decomposition.importances(adapter, data) if importances is None else importances
         given, here = _Given(known, begin, moving, kept), data.to(adapter.device)
         model = GatedModel(adapter, self.decomposition, also=self.aim.taps)
@@ -250,9 +257,15 @@ class PGD(Mode):
             starts = [sources_at(given.begin, index, lower, shared=shared)]
         moving, kept = given.moving, given.kept
         if moving is not None:
-            moving = {at: _rows_of(moving[at], index, beside) for at, beside in lower.items()}
+            moving = {at: beside(moving[at], "moving", at, own.shape[-1] + 1, index, own) for at, own in lower.items()}
         if kept is not None:
-            kept = {at: Gates(*(_rows_of(one, index, beside) for one in kept[at])) for at, beside in lower.items()}
+            kept = {
+                at: Gates(
+                    beside(kept[at].parts, "parts of kept", at, own.shape[-1], index, own),
+                    beside(kept[at].remainder, "remainder of kept", at, 1, index, own),
+                )
+                for at, own in lower.items()
+            }
         return _Chunk(batch, target.logits, lower, starts, moving, kept)
 
     def _worst_of(self, chunk: _Chunk, runs: Runs, ascent: Ascent) -> Found:
@@ -344,8 +357,3 @@ def _again(ascent: Ascent, reoptimise: bool, steps: int | None) -> Ascent | None
     if steps is not None and (not is_integer(steps) or steps < 1):
         raise InputError(f"reoptimise_steps is a whole number from 1; got {steps!r}")
     return ascent if steps is None else replace(ascent, steps=int(steps))
-
-
-def _rows_of(values: Tensor, index: Tensor, importances: Tensor) -> Tensor:
-    """Values of some examples, or those of all, beside their importances; new ones, of use to autograd in any mode."""
-    return (values.clone() if len(values) == 1 else values[index]).to(importances.device)
