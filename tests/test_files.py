@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ablationlens as al
-from ablationlens.files import PARTIAL, load_arrays, open_atomically, save_arrays, write_atomically
+from ablationlens.files import PARTIAL, as_directory, load_arrays, open_atomically, save_arrays, write_atomically
 
 
 def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
@@ -124,3 +124,11 @@ def test_a_disk_that_refuses_is_a_store_error_and_keeps_the_old_file(
     (tmp_path / "file").write_text("")
     with pytest.raises(al.StoreError, match="cannot be written"):
         save_arrays(tmp_path / "file" / "x.safetensors", {"values": np.zeros(3)}, {})
+
+
+@pytest.mark.parametrize("given", [5, True, ["runs"], b"runs", "", None])
+def test_what_is_no_path_is_no_directory(given: object) -> None:
+    with pytest.raises(al.InputError, match="a store is a directory, by its path, such as 'runs/first'; got"):
+        as_directory(given, "a store", "runs/first")
+    for path in ("runs", Path("runs")):
+        assert as_directory(path, "a store", "runs/first") == Path("runs")

@@ -56,6 +56,22 @@ def as_path(path: Any, example: str) -> Path:
     return Path(path)
 
 
+def as_directory(path: Any, what: str, example: str) -> Path:
+    """The path of a directory, which need not be there.
+
+    Args:
+        path: as the user gave it.
+        what: it is for, such as "a store".
+        example: of such a directory, for the message.
+
+    Raises:
+        InputError: if it is none.
+    """
+    if not isinstance(path, str | PathLike) or not str(path):
+        raise InputError(f"{what} is a directory, by its path, such as '{example}'; got {path!r:.60}")
+    return Path(path)
+
+
 def save_arrays(path: str | PathLike[str], arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> Path:
     """Write arrays and a JSON-able header to one safetensors file; folders are made.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -140,3 +142,53 @@ def test_outputs_that_are_not_finite_are_left_out_and_counted(small: Host, caplo
     nothing = al.MaskedModel(small.adapter, registry, output=lambda logits: logits[:, 1] * torch.nan)
     with pytest.raises(al.InputError, match="no example has enough finite outputs"):
         al.coar(nothing, data, alpha=0.2, draws=100)
+
+
+CALLS = {
+    "coar(design=5)": "type design='bernoulli'",
+    "coar(design=5, alpha=None)": "type design='bernoulli'",
+    "coar(design=al.Subset)": "type design='subset'",
+    "coar(design=['bernoulli'])": "type design='bernoulli'",
+    "coar(design=al.spd.Stochastic)": "design=al.spd.Stochastic(decomposition)",
+    "coar(solver=['ridge'])": "type solver='ridge'",
+    "coar(solver=5)": "type solver='ridge'",
+    "coar(store=5)": "a store is a directory, by its path, such as 'runs/first'; got 5",
+    "coar(store='')": "a store is a directory",
+}
+"""What a user types by mistake, and what is said of it."""
+
+PREPARED = """
+import json, sys
+import torch
+import ablationlens as al
+from tests import models
+adapter = al.adapt(models.mlp(), example=models.inputs_of("mlp", 1))
+model, data, passes = al.MaskedModel(adapter, adapter.registry("row")), al.batch(models.inputs_of("mlp", 2)), []
+adapter.model.register_forward_hook(lambda *_: passes.append(1))
+def coar(**options):
+    return al.coar(model, data, **{"alpha": 0.2, "draws": 20, "show_bar": False, **options})
+found = []
+for line in json.loads(sys.stdin.read()):
+    try:
+        eval(line)
+        found.append("")
+    except al.InputError as error:
+        found.append(str(error))
+print(json.dumps([found, len(passes)]))
+"""
+
+
+def test_options_of_another_kind_are_refused_before_anything_runs() -> None:
+    """In a process of its own, without the type checks of the tests, which would be there first."""
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARED],
+        input=json.dumps(list(CALLS)),
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said, passes = json.loads(done.stdout.splitlines()[-1])
+    for (call, expected), message in zip(CALLS.items(), said, strict=True):
+        assert expected in message, f"{call}: {message}"
+    assert passes == 0

@@ -177,3 +177,11 @@ def test_a_bridge_and_a_plain_model_do_not_share_a_store(tmp_path: Path) -> None
         else:
             with pytest.raises(al.StoreError, match="host"):
                 record(model, host.data(2), al.Bernoulli(8, 0.3, 5), store=tmp_path)
+
+
+def test_a_store_is_a_path(small: Host) -> None:
+    design = al.Bernoulli(len(small.adapter.registry("row")), 0.2, 3)
+    with pytest.raises((al.InputError, TypeError), match="a store is a directory|type"):
+        record(model_of(small), small.data(2), design, store=5)  # type: ignore[arg-type]
+    with pytest.raises((al.InputError, TypeError), match="a store is a directory|type"):
+        al.leave_one_out(model_of(small), small.data(2), store=["runs"])  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import ablationlens as al
-from ablationlens.masks.designs import RANDOM_DESIGNS, integer, random_design
+from ablationlens.masks.designs import RANDOM_DESIGNS, check_design_name, integer, random_design
 
 
 def test_bernoulli_keeps_each_component_with_its_probability() -> None:
@@ -149,3 +150,22 @@ def test_what_a_design_notes_is_json(design: str) -> None:
     for bad in (1e3, None, "0"):
         with pytest.raises(al.InputError, match="seed is an integer"):
             integer("seed", bad)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (5, "bernoulli"),
+        (None, "bernoulli"),
+        ("random", "bernoulli"),
+        (["bernoulli"], "bernoulli"),
+        (al.Subset, "subset"),
+        (al.Balanced, "balanced"),
+        (al.Subset(10, 0.2, 5), "subset"),
+    ],
+)
+def test_what_is_no_name_of_a_design_is_refused_with_the_name_to_type(given: Any, meant: str) -> None:
+    with pytest.raises(al.InputError, match=rf"among bernoulli, subset, balanced, got .*; type design='{meant}'"):
+        check_design_name(given)
+    for name in RANDOM_DESIGNS:
+        check_design_name(name)

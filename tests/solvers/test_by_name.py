@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablationlens.errors import InputError
-from ablationlens.solvers import SOLVERS, check_draws, lasso, minimum_draws
+from ablationlens.solvers import SOLVERS, check_draws, check_solver, lasso, minimum_draws
 from tests.solvers.problems import SEEDS, every, few, problem
 
 
@@ -24,6 +24,14 @@ def test_minimum_draws_are_those_that_the_solvers_accept() -> None:
         check_draws("least_squares", 4608, 4608)
     with pytest.raises(InputError, match="ridge, least_squares, lasso, got 'ols'"):
         minimum_draws("ols", 3)
+
+
+@pytest.mark.parametrize("given", ["ols", 5, None, ["ridge"], lasso])
+def test_what_is_no_name_of_a_solver_is_refused(given: object) -> None:
+    with pytest.raises(InputError, match=r"among ridge, least_squares, lasso, got .*; type solver='ridge'"):
+        check_solver(given)
+    for name in SOLVERS:
+        check_solver(name)
 
 
 def test_an_output_that_never_changes_has_no_weights() -> None:

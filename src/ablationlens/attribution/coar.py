@@ -22,9 +22,9 @@ from ablationlens.data import Batch
 from ablationlens.errors import InputError
 from ablationlens.masked_model import MaskedModel, check_call
 from ablationlens.masks.base import Base
-from ablationlens.masks.designs import Design, DesignName, random_design
+from ablationlens.masks.designs import Design, DesignName, check_design_name, random_design
 from ablationlens.results import Attribution, attribution
-from ablationlens.solvers import SOLVERS, check_draws
+from ablationlens.solvers import check_draws, check_solver
 from ablationlens.spd.modes import Stochastic
 from ablationlens.sweep import Sweep
 
@@ -89,12 +89,11 @@ def coar(
         provenance holds ``seconds`` of the passes and ``fit_seconds`` of the regression.
 
     Raises:
-        InputError: if alpha, draws, design or solver do not fit, or a mode does not fit the model.
+        InputError: if alpha, draws, design, solver or store do not fit, or a mode does not fit the model.
         StoreError: if the store belongs to another run, is damaged, or cannot be written.
     """
     check_call(model, data)
-    if solver not in SOLVERS:
-        raise InputError(f"no solver '{solver}': the solvers are {', '.join(SOLVERS)}")
+    check_solver(solver)
     masks = _design(model, data, design, alpha, draws, seed)
     check_draws(solver, draws, len(model.registry))
     found = record(model, data, masks, store=store, label="COAR", rows=rows, show_bar=show_bar)
@@ -136,6 +135,12 @@ def _design(
     """The masks that were asked for."""
     if isinstance(design, Base):
         return stochastic_masks(model, data, design, draws, {"alpha": alpha, "seed": seed})
+    if isinstance(design, type) and issubclass(design, Base):
+        raise InputError(
+            f"design={design.__name__} is a class: give one of a decomposition, "
+            f"design=al.spd.{design.__name__}(decomposition)"
+        )
+    check_design_name(design)
     if alpha is None:
         raise InputError(
             "alpha is the share of components that a draw ablates, between 0 and 1: "

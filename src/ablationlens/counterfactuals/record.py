@@ -15,6 +15,7 @@ from jaxtyping import Float32, Shaped
 
 from ablationlens.counterfactuals.store import Settings, Store
 from ablationlens.data import Batch
+from ablationlens.files import as_directory
 from ablationlens.masked_model import MaskedModel
 from ablationlens.masks.designs import Design
 from ablationlens.packing import Packing
@@ -75,8 +76,11 @@ def record(
         show_bar: a progress bar; by default where there is a screen.
 
     Raises:
+        InputError: if the store is no path.
         StoreError: if the store belongs to another run, is damaged, or cannot be written.
     """
+    if store is not None:
+        store = as_directory(store, "a store", "runs/first")
     source = model.source(design, data)
     sweep = Sweep(model, data, source, rows=rows)
     settings = Settings(

@@ -216,14 +216,26 @@ class AllMasks(Design):
 RANDOM_DESIGNS: dict[str, type[Random]] = {"bernoulli": Bernoulli, "subset": Subset, "balanced": Balanced}
 
 
+def check_design_name(name: Any) -> None:
+    """Refuse what is no name of a random design.
+
+    Raises:
+        InputError: with the name to type instead.
+    """
+    if isinstance(name, str) and name in RANDOM_DESIGNS:
+        return
+    kind: Any = name if isinstance(name, type) else type(name)
+    meant = next((known for known, own in RANDOM_DESIGNS.items() if kind is own), "bernoulli")
+    raise InputError(f"expected a design among {', '.join(RANDOM_DESIGNS)}, got {name!r}; type design='{meant}'")
+
+
 def random_design(name: str, components: int, alpha: float, draws: int, seed: int = 0, stream: str = "fit") -> Random:
     """The random design of that name.
 
     Raises:
         InputError: for an unknown name, an alpha outside (0, 1) or that rounds to no component, or no draws.
     """
-    if name not in RANDOM_DESIGNS:
-        raise InputError(f"no design '{name}': the designs are {', '.join(RANDOM_DESIGNS)}")
+    check_design_name(name)
     return RANDOM_DESIGNS[name](components, alpha, draws, seed, stream)
 
 

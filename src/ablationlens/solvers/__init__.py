@@ -21,6 +21,7 @@ a draws x draws matrix instead. Lasso is much slower: one coordinate descent per
 
 from ablationlens.solvers.by_name import SOLVERS as SOLVERS
 from ablationlens.solvers.by_name import check_draws as check_draws
+from ablationlens.solvers.by_name import check_solver as check_solver
 from ablationlens.solvers.by_name import minimum_draws as minimum_draws
 from ablationlens.solvers.fit import Fit as Fit
 from ablationlens.solvers.lasso_regression import lasso as lasso

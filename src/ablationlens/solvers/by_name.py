@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ablationlens.errors import InputError
 from ablationlens.solvers.fit import Fit
@@ -15,6 +16,16 @@ SOLVERS: dict[str, Callable[..., Fit]] = {"ridge": ridge, "least_squares": least
 """The solvers by name; the first is the default of COAR."""
 
 
+def check_solver(solver: Any) -> None:
+    """Refuse what is no name of a solver.
+
+    Raises:
+        InputError: naming the solvers.
+    """
+    if not isinstance(solver, str) or solver not in SOLVERS:
+        raise InputError(f"expected a solver among {', '.join(SOLVERS)}, got {solver!r}; type solver='ridge'")
+
+
 def minimum_draws(solver: str, components: int) -> int:
     """The fewest draws that a solver accepts: components + 1 for least squares, 10 for ridge and lasso.
 
@@ -25,8 +36,7 @@ def minimum_draws(solver: str, components: int) -> int:
     Raises:
         InputError: no solver has this name.
     """
-    if solver not in SOLVERS:
-        raise InputError(f"expected a solver among {', '.join(SOLVERS)}, got {solver!r}; type solver='ridge'")
+    check_solver(solver)
     return fewest_draws(solver, components)
 
 
