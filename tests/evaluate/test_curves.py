@@ -17,12 +17,12 @@ METHODS, EXAMPLES, ORDERS = ("one", "two"), 5, 4
 
 
 def made(seed: int = 0, **changes: Any) -> Faithfulness:
-    """Random outputs between 2 (all ablated) and 6 (all kept), about; the ends are those of the curves."""
+    """Random outputs beside 2 (all ablated) and 6 (all kept), about, which curves overshoot; the ends are those."""
     rng = np.random.default_rng(seed)
     full, empty = 6 + rng.normal(size=EXAMPLES), 2 + rng.normal(size=EXAMPLES)
 
     def curves(count: int) -> np.ndarray:
-        values = rng.uniform(1, 7, size=(count, 2, len(COUNTS), EXAMPLES))
+        values = rng.uniform(0, 14, size=(count, 2, len(COUNTS), EXAMPLES))
         values[:, 0, 0] = values[:, 1, -1] = empty
         values[:, 0, -1] = values[:, 1, 0] = full
         return values
