@@ -11,6 +11,7 @@ from torch import Tensor
 
 import ablationlens as al
 from ablationlens.spd import PGD, Stochastic
+from ablationlens.spd.given import beside
 from tests.conftest import Host, host_of
 from tests.spd.small import COUNT, PLACES, decomposed
 
@@ -120,3 +121,13 @@ def test_a_model_without_positions() -> None:
     assert torch.equal(first.trace, second.trace)
     with pytest.raises((al.InputError, TypeError), match=r"\[examples, 6\], or \[1, 6\]|type"):
         mode.search(host.adapter, data, {where: one[:, None] for where, one in wide.items()})
+
+
+def test_what_stands_beside_importances_has_their_rows_or_one_for_all() -> None:
+    importances, index = torch.zeros(2, 5, 3), torch.tensor([1, 2])
+    for shape in ((4, 5, 3), (4, 1, 3), (1, 5, 3), (1, 1, 3)):
+        one = torch.rand(shape)
+        assert torch.equal(beside(one, "moving", PLACES[0], 3, index, importances), one if shape[0] == 1 else one[1:3])
+    for shape in ((4, 4, 3), (4, 5, 2), (5, 3), (4, 5, 1, 3)):
+        with pytest.raises(al.InputError, match=r"moving of L0.attn.q are \[examples, 5, 3\], with 1 for"):
+            beside(torch.rand(shape), "moving", PLACES[0], 3, index, importances)
