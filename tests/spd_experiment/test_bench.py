@@ -61,6 +61,7 @@ def test_what_is_kept_has_the_shape_of_importances(torch_gpt2: Host) -> None:
         both, nothing = (bench.kept(arm) for arm in bench.arms)
         for where, lower in bench.importances.items():
             ones = torch.ones_like(lower), torch.ones(*lower.shape[:-1], 1)
+            assert all(one.ndim == lower.ndim for one in (*nothing[where], *both[where]))  # an ascent takes rows of it
             assert all(torch.equal(one.expand_as(two), two) for one, two in zip(nothing[where], ones, strict=True))
             for example, first in enumerate((0, 2, 3)):  # of tokens that stand at the right
                 at = slice(None) if bench is everywhere else [first, 4]
@@ -124,9 +125,23 @@ def test_the_cost_that_is_said_is_the_number_of_passes(patterns: Any, gaps: str,
     [
         ({"positions": (7,)}, "position 7 of example 0: it has 7 tokens"),
         ({"positions": (-8,)}, "position -8 of example 0"),
+        ({"positions": (2, 7), "ablate": {"head": "L0.head 1"}}, "position 7 of example 0: it has 7 tokens"),
+        ({"positions": (2, 7), "ablate": {"nothing": None}}, "position 7 of example 0: it has 7 tokens"),
         ({"rows": 0}, "rows is the number of rows of one forward pass, an integer from 1; got 0"),
     ],
 )
 def test_bad_input_is_refused_before_anything_long_begins(options: Any, message: str, torch_gpt2: Host) -> None:
-    with pytest.raises(al.InputError, match=message):
-        bench_of(torch_gpt2, **options)
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the model has run")
+
+    hook = torch_gpt2.adapter.model.register_forward_pre_hook(refuse)
+    try:
+        with pytest.raises(al.InputError, match=message):
+            bench_of(torch_gpt2, **options)
+    finally:
+        hook.remove()
+
+
+def test_positions_are_of_inputs_that_have_some(small: Host) -> None:
+    with pytest.raises(al.InputError, match="positions are those of an example"):
+        bench_of(small, positions=(0,))
