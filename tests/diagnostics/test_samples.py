@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 import ablationlens as al
@@ -62,9 +63,10 @@ def test_drift_is_the_mean_of_that_of_each_sample(gpt2: Host) -> None:
         assert np.ptp([one.values["kl"].values[1, 0, -1] for one in each]) > 1e-6  # the samples differ
         np.testing.assert_allclose(found.values[name].values, expected, rtol=1e-5, atol=1e-6)
     assert (found.values["kl"].values[0][found.values["real"].values] == 0).all()  # by the same gates in both arms
-    after = np.stack([one.values["after"].values for one in each])
-    agree = (after == found.values["after"].values).sum(0)
-    assert (agree >= np.where((after[0] == after[1]) | (after[0] == after[2]) | (after[1] == after[2]), 2, 1)).all()
+    for name in ("before", "after"):  # what most samples have, the smallest of several
+        tops = np.stack([one.values[name].values for one in each])
+        assert np.ptp(tops, axis=0).any()  # the samples differ
+        np.testing.assert_array_equal(found.values[name].values, stats.mode(tops, axis=0).mode)
     assert found.table()["top1_changed"].between(0, 1).all()
 
 

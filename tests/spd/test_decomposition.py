@@ -240,16 +240,20 @@ def test_a_function_of_ones_own_may_look_back_and_not_ahead(held: str) -> None:
         def forward(self, read: Tensor) -> Tensor:
             count = torch.arange(1, read.shape[1] + 1)[:, None]
             back = read.cumsum(1) / count
-            mixed = {"ahead": read.mean(1, keepdim=True).expand_as(read), "back": back, "alone": read}[self.kind]
+            rounded = back + 1e-6 * read.shape[1]  # as other kernels do, for another length
+            ahead = read.mean(1, keepdim=True).expand_as(read)
+            mixed = {"ahead": ahead, "back": back, "alone": read, "rounded": rounded}[self.kind]
             return 0.5 + 0.2 * mixed[..., :COUNT]
 
     host = host_of(held, "gpt2")
     one = decomposed(host)[0, "attn.v"]
-    made = {k: Decomposition({(0, "attn.v"): Part(one.V, one.U, Mean(k))}) for k in ("ahead", "back", "alone")}
+    made = {
+        k: Decomposition({(0, "attn.v"): Part(one.V, one.U, Mean(k))}) for k in ("ahead", "back", "alone", "rounded")
+    }
     data = host.data(3)
     with pytest.raises(al.InputError, match=r"function of L0.attn.v looks ahead: importances of the first 3 positions"):
         made["ahead"].importances(host.adapter, data)
     prefix = al.batch(data.inputs["input_ids"][:, :4])
-    for kind in ("back", "alone"):
+    for kind in ("back", "alone", "rounded"):
         whole, short = (made[kind].importances(host.adapter, x)[0, "attn.v"] for x in (data, prefix))
         torch.testing.assert_close(whole[:, :4], short, rtol=0, atol=1e-5)

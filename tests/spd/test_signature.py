@@ -88,6 +88,28 @@ def test_one_edited_matrix_is_named(caplog: pytest.LogCaptureFixture) -> None:
     assert words.startswith("1 of 6 modules") and "L1.attn.o" in words
 
 
+@pytest.mark.parametrize("most", [0, 1])
+def test_the_matrix_that_is_off_the_most_is_named(most: int, caplog: pytest.LogCaptureFixture) -> None:
+    model = models.gpt2()
+    decomposition = made(al.adapt(copy.deepcopy(model)))
+    with torch.no_grad():
+        model.transformer.h[most].attn.c_proj.weight *= 5
+        model.transformer.h[1 - most].attn.c_proj.weight *= 1.2
+    decomposition.registry(al.adapt(model))
+    (words,) = said(caplog)
+    assert words.startswith("2 of 6 modules") and f"(L{most}.attn.o is off by about" in words
+
+
+def test_weights_that_are_no_numbers_are_other_ones(caplog: pytest.LogCaptureFixture) -> None:
+    model = models.gpt2()
+    decomposition = made(al.adapt(copy.deepcopy(model)))
+    with torch.no_grad():
+        model.transformer.h[1].attn.c_proj.weight[0, 0] = torch.nan
+    decomposition.registry(al.adapt(model))
+    (words,) = said(caplog)
+    assert words.startswith("1 of 6 modules") and "(L1.attn.o is off by about nan%" in words
+
+
 def test_less_precision_is_no_other_model(caplog: pytest.LogCaptureFixture) -> None:
     model = models.gpt2()
     decomposition = made(al.adapt(model))

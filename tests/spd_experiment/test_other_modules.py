@@ -13,7 +13,6 @@ from ablationlens.spd import PGD, Decomposition, Deterministic, Part, Stochastic
 from ablationlens.spd_experiment import Restricted, Whole, ablation_experiment
 from tests import families, models
 from tests.conftest import Host, host_of
-from tests.spd.small import COUNT, decomposed_at
 from tests.spd.test_embeddings import embedded
 from tests.spd.test_fused import fused
 from tests.spd.test_inserted_identities import inserted
@@ -154,27 +153,3 @@ def test_heads_of_a_matrix_that_interleaves_its_projections(name: str) -> None:
     expected = kl(clean, without)[real]
     np.testing.assert_allclose(found.values["kl"].values[0, 0][real.numpy()], expected, atol=2e-5)
     assert float(expected.max()) > 1e-4
-
-
-@pytest.mark.parametrize(
-    ("what", "message"),
-    [
-        (Restricted("L0.attn.qkv rank_one 2", 1), r"say which, al.spd.Restricted\('L0.attn.qkv rank_one 2', head=1, p"),
-        (Restricted("L0.attn.qkv rank_one 2", 4, "k"), "no head 4 in L0.attn.qkv: it has 4 key/value heads, 0 to 3"),
-        (Restricted("L1.mlp.out rank_one 2", 1, "q"), "only components of attn.q"),
-    ],
-)
-def test_bad_input(what: Restricted, message: str) -> None:
-    host = host_of("torch", "gpt2")
-    with pytest.raises(al.InputError, match=message):
-        ablation_experiment(host.adapter, fused(host), host.data(2), {"a": what})
-
-
-def test_a_projection_belongs_to_fused_matrices() -> None:
-    host = host_of("torch", "gpt2")
-    decomposition = decomposed_at(host, ((0, "attn.q"),))
-    assert decomposition[0, "attn.q"].components == COUNT
-    with pytest.raises(al.InputError, match="is of q alone: leave projection='k' out"):
-        ablation_experiment(
-            host.adapter, decomposition, host.data(2), {"a": Restricted("L0.attn.q rank_one 2", 1, "k")}
-        )

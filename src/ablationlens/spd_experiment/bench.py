@@ -49,18 +49,14 @@ class Bench:
         self.arms, self.split = asked.arms, asked.split
         target = MaskedModel(adapter, self.split.registry, output=nothing)
         check_call(target, data)
-        self._check_positions(target)
+        if positions is not None:
+            target.mask(positions=positions, data=data)  # refuses those that there are not, before anything long begins
         chosen = choose(len(data), data.length, adapter.device, adapter.vocabulary)
         own = chosen if rows is None else of_rows(rows, len(data))
         self.rows = min(own.rows, len(data))
         self.target = predictions(target, data, self.rows)
         self.importances = decomposition.importances(adapter, data)
         self.modules: list[Where] = list(decomposition.places) if gaps == "modules" else []
-
-    def _check_positions(self, target: MaskedModel) -> None:
-        for arm in self.arms:
-            if not arm.heads:
-                arm.mask(target, self.data, self.positions)  # before anything long begins
 
     def model(self, gates: Mapping[Where, Gates], described: Mapping[str, Any], *, heads: bool = False) -> MaskedModel:
         """The model of the components, or of the heads, with gates."""

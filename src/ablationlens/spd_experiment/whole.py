@@ -12,13 +12,14 @@ from ablationlens.adapters.base import Adapter
 from ablationlens.data import Batch
 from ablationlens.errors import InputError
 from ablationlens.spd.decomposition import Decomposition, Where
-from ablationlens.spd.forward import Gates
 from ablationlens.spd.modes import Deterministic, Mode, Stochastic
 from ablationlens.spd.pgd import PGD
 
 
 class Whole(Mode):
     """Every component at gate 1: the target model, or, without the remainders, its reconstruction V U.
+
+    Sources are 1: importance and what it lacks, ci + (1 - ci), are exactly 1 in floating point, rounded to nearest.
 
     Args:
         decomposition: of the model.
@@ -34,10 +35,6 @@ class Whole(Mode):
         self, adapter: Adapter, data: Batch, importances: Mapping[Where, Tensor], sample: int
     ) -> Mapping[Where, Tensor]:
         return {where: torch.ones(*lower.shape[:-1], lower.shape[-1] + 1) for where, lower in importances.items()}
-
-    def gates_with(self, importances: Mapping[Where, Tensor], sources: Mapping[Where, Tensor]) -> dict[Where, Gates]:
-        found = super().gates_with(importances, sources)  # of which ci + (1 - ci) may be rounded
-        return {where: Gates(torch.ones_like(own.parts), own.remainder) for where, own in found.items()}
 
 
 def baseline_of(mode: Mode) -> str:
